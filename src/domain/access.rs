@@ -1,0 +1,130 @@
+//! Who reads personal data, as what, and why.
+
+use std::fmt;
+
+/// What a member of staff may do; from the certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Issues, suspends, reinstates and revokes licenses.
+    Issuer,
+    /// Customer support: reads histories, frees seats.
+    Support,
+    /// Customer support with the privacy duty: exports as well.
+    Privacy,
+    /// Statistics only, which name nobody.
+    Analytics,
+}
+
+impl Role {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Issuer, Self::Support, Self::Privacy, Self::Analytics];
+
+    /// Its name in certificates, records and exports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Issuer => "issuer",
+            Self::Support => "support",
+            Self::Privacy => "privacy",
+            Self::Analytics => "analytics",
+        }
+    }
+
+    /// The role of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// The name of a member of staff, from the certificate: 1 to 64 of `a-z 0-9 . _ -`.
+/// Personal data too: prints `[redacted]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Actor(String);
+
+impl Actor {
+    /// `None` where the name is empty, too long, or has another character.
+    pub fn parse(name: &str) -> Option<Self> {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+        ((1..=64).contains(&name.len()) && name.bytes().all(allowed)).then(|| Self(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Actor[redacted]")
+    }
+}
+
+/// Why personal data is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The person asked support for help.
+    CustomerSupport,
+    /// The person asked for access to, or a copy of, their data.
+    AccessRequest,
+    /// A license is issued or changed.
+    LicenseAdministration,
+    /// A license is suspected to be misused.
+    FraudPrevention,
+}
+
+impl Purpose {
+    /// Its name in the policy file and in exports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CustomerSupport => "customer_support",
+            Self::AccessRequest => "access_request",
+            Self::LicenseAdministration => "license_administration",
+            Self::FraudPrevention => "fraud_prevention",
+        }
+    }
+}
+
+/// What was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the names of the RPCs
+pub enum Operation {
+    IssueLicense,
+    GetLicense,
+    SuspendLicense,
+    ReinstateLicense,
+    RevokeLicense,
+    FreeSeat,
+    GetHistory,
+    ListActivations,
+    ExportSubject,
+}
+
+impl Operation {
+    /// Its name in exports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IssueLicense => "IssueLicense",
+            Self::GetLicense => "GetLicense",
+            Self::SuspendLicense => "SuspendLicense",
+            Self::ReinstateLicense => "ReinstateLicense",
+            Self::RevokeLicense => "RevokeLicense",
+            Self::FreeSeat => "FreeSeat",
+            Self::GetHistory => "GetHistory",
+            Self::ListActivations => "ListActivations",
+            Self::ExportSubject => "ExportSubject",
+        }
+    }
+}
+
+/// One access to a person's data, as it is recorded with that person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Who.
+    pub actor: Actor,
+    /// As what.
+    pub role: Role,
+    /// Why.
+    pub purpose: Purpose,
+    /// By which call.
+    pub operation: Operation,
+}

@@ -1,0 +1,188 @@
+//! Ids, and the two values a client makes its activation id from.
+//!
+//! The ids are random, or hashes of what is random; none is derived from personal data. Yet each
+//! stands for one person's something, so none prints itself.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// A byte string had another length than its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be {expected} bytes long, not {actual}")]
+pub struct WrongLength {
+    /// The length it must have.
+    pub expected: usize,
+    /// The length it has.
+    pub actual: usize,
+}
+
+macro_rules! bytes_type {
+    ($(#[$doc:meta])* $name:ident, $length:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name([u8; $length]);
+
+        impl $name {
+            /// Takes the bytes as they are.
+            pub const fn from_bytes(bytes: [u8; $length]) -> Self {
+                Self(bytes)
+            }
+
+            /// The bytes.
+            pub const fn as_bytes(&self) -> &[u8; $length] {
+                &self.0
+            }
+        }
+
+        impl TryFrom<&[u8]> for $name {
+            type Error = WrongLength;
+
+            fn try_from(bytes: &[u8]) -> Result<Self, WrongLength> {
+                let wrong = WrongLength { expected: $length, actual: bytes.len() };
+                bytes.try_into().map(Self).map_err(|_| wrong)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "[redacted]"))
+            }
+        }
+    };
+}
+
+bytes_type!(
+    /// A person. Random.
+    SubjectId, 16
+);
+bytes_type!(
+    /// A license. Random, or the hash of a nonce that the issuer picked.
+    LicenseId, 16
+);
+bytes_type!(
+    /// One use of a seat.
+    ActivationId, 16
+);
+bytes_type!(
+    /// What a client picks once for an activation or a license, and repeats on retry.
+    Nonce, 16
+);
+bytes_type!(
+    /// The JWK thumbprint (RFC 7638) of an app's key pair: it goes into the receipt and is forgotten.
+    Binding, 32
+);
+bytes_type!(
+    /// The JWK thumbprint (RFC 7638) of a receipt signing key.
+    SigningKeyId, 32
+);
+
+impl ActivationId {
+    /// The activation that this nonce and binding stand for: the same for every retry, another one
+    /// for the same nonce on another device.
+    pub fn derive(nonce: &Nonce, binding: &Binding) -> Self {
+        Self(truncated_hash(b"countersign/activation/v1", &[nonce.as_bytes(), binding.as_bytes()]))
+    }
+}
+
+impl LicenseId {
+    /// The license that this nonce stands for: the same for every retry.
+    pub fn derive(nonce: &Nonce) -> Self {
+        Self(truncated_hash(b"countersign/license/v1", &[nonce.as_bytes()]))
+    }
+}
+
+fn truncated_hash(label: &[u8], parts: &[&[u8]]) -> [u8; 16] {
+    let mut hash = Sha256::new_with_prefix(label);
+    for part in parts {
+        hash.update(part);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest[..16]);
+    id
+}
+
+/// A moment: milliseconds since the Unix epoch, UTC, from 0001-01-01 to 9999-12-30.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Timestamp(jiff::Timestamp);
+
+impl Timestamp {
+    /// `None` where the moment lies outside the years 1 to 9999.
+    pub fn from_millis(millis: i64) -> Option<Self> {
+        let moment = jiff::Timestamp::from_millisecond(millis).ok()?;
+        (1..=9999).contains(&utc_year(moment)).then_some(Self(moment))
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn as_millis(self) -> i64 {
+        self.0.as_millisecond()
+    }
+
+    /// Seconds since the Unix epoch, rounded down.
+    pub fn as_seconds(self) -> i64 {
+        self.0.as_millisecond().div_euclid(1000)
+    }
+
+    /// The calendar year, UTC.
+    pub fn year(self) -> u16 {
+        utc_year(self.0).unsigned_abs()
+    }
+
+    /// This moment and a while later; the end of time where that lies beyond it.
+    #[must_use]
+    pub fn plus(self, while_: std::time::Duration) -> Self {
+        i64::try_from(while_.as_millis())
+            .ok()
+            .and_then(|millis| self.as_millis().checked_add(millis))
+            .and_then(Self::from_millis)
+            .unwrap_or(Self(jiff::Timestamp::MAX))
+    }
+}
+
+fn utc_year(moment: jiff::Timestamp) -> i16 {
+    jiff::tz::Offset::UTC.to_datetime(moment).year()
+}
+
+/// RFC 3339, UTC.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_nonce_with_another_binding_is_another_activation() {
+        let nonce = Nonce::from_bytes([1; 16]);
+        let [a, b] = [[2; 32], [3; 32]].map(|b| ActivationId::derive(&nonce, &Binding::from_bytes(b)));
+        assert!(a != b);
+        assert!(a == ActivationId::derive(&nonce, &Binding::from_bytes([2; 32])));
+    }
+
+    #[test]
+    fn an_activation_id_is_the_documented_hash() {
+        // python3 -c "import hashlib; print(hashlib.sha256(b'countersign/activation/v1'
+        //   + b'\x01'*16 + b'\x02'*32).hexdigest()[:32])"
+        let id = ActivationId::derive(&Nonce::from_bytes([1; 16]), &Binding::from_bytes([2; 32]));
+        assert_eq!(u128::from_be_bytes(*id.as_bytes()), KNOWN_ID);
+    }
+
+    const KNOWN_ID: u128 = 0x57575cc8eafa5fce16243ec2e3a32b1b;
+
+    #[test]
+    fn a_timestamp_knows_its_year() {
+        let last = Timestamp::from_millis(1_798_761_599_999).unwrap();
+        assert_eq!((last.year(), last.to_string().as_str()), (2026, "2026-12-31T23:59:59.999Z"));
+        assert_eq!(last.plus(std::time::Duration::from_millis(1)).year(), 2027);
+        assert!(Timestamp::from_millis(i64::MAX).is_none());
+    }
+
+    #[test]
+    fn ids_do_not_print_themselves() {
+        assert_eq!(format!("{:?}", SubjectId::from_bytes([7; 16])), "SubjectId[redacted]");
+    }
+}

@@ -1,0 +1,18 @@
+//! The messages and services compiled from `proto/`. Their `Debug` shows no content.
+
+/// The wire: what clients and staff tools call.
+#[allow(missing_docs, clippy::all, clippy::pedantic)] // generated; documented in proto/
+pub mod v1 {
+    tonic::include_proto!("countersign.v1");
+    include!(concat!(env!("OUT_DIR"), "/countersign.v1.debug.rs"));
+}
+
+/// What is persisted, sealed.
+#[allow(missing_docs, clippy::all, clippy::pedantic)] // generated; documented in proto/
+pub mod events {
+    tonic::include_proto!("countersign.events.v1");
+    include!(concat!(env!("OUT_DIR"), "/countersign.events.v1.debug.rs"));
+}
+
+/// The compiled descriptors, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
