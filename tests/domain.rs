@@ -152,11 +152,15 @@ fn command(step: &Step, now: i64) -> Option<Command> {
         Step::Deactivate { license, activation, by_staff } => {
             Some(deactivate(license, activation, by_staff))
         }
-        Step::Suspend(license) => on(license, LicenseCommand::Suspend(access(Operation::SuspendLicense))),
+        Step::Suspend(license) => {
+            on(license, LicenseCommand::Suspend(access(Operation::SuspendLicense)))
+        }
         Step::Reinstate(license) => {
             on(license, LicenseCommand::Reinstate(access(Operation::ReinstateLicense)))
         }
-        Step::Revoke(license) => on(license, LicenseCommand::Revoke(access(Operation::RevokeLicense))),
+        Step::Revoke(license) => {
+            on(license, LicenseCommand::Revoke(access(Operation::RevokeLicense)))
+        }
         Step::Read(subject) => Some(Command::Subject(
             subject_id(subject),
             SubjectCommand::RecordAccess(access(Operation::GetHistory)),

@@ -63,7 +63,10 @@ impl Email {
         if local.len() > MAX_LOCAL_BYTES {
             return Err(EmailError::TooLong);
         }
-        if local.chars().any(|c| c.is_control() || c.is_whitespace() || "\"(),:;<>@[\\]".contains(c)) {
+        if local
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() || "\"(),:;<>@[\\]".contains(c))
+        {
             return Err(EmailError::Character);
         }
         let domain = normal_domain(domain).ok_or(EmailError::Domain)?;

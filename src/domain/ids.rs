@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn the_same_nonce_with_another_binding_is_another_activation() {
         let nonce = Nonce::from_bytes([1; 16]);
-        let [a, b] = [[2; 32], [3; 32]].map(|b| ActivationId::derive(&nonce, &Binding::from_bytes(b)));
+        let [a, b] =
+            [[2; 32], [3; 32]].map(|b| ActivationId::derive(&nonce, &Binding::from_bytes(b)));
         assert!(a != b);
         assert!(a == ActivationId::derive(&nonce, &Binding::from_bytes([2; 32])));
     }
@@ -171,7 +172,7 @@ mod tests {
         assert_eq!(u128::from_be_bytes(*id.as_bytes()), KNOWN_ID);
     }
 
-    const KNOWN_ID: u128 = 0x57575cc8eafa5fce16243ec2e3a32b1b;
+    const KNOWN_ID: u128 = 0x5757_5CC8_EAFA_5FCE_1624_3EC2_E3A3_2B1B;
 
     #[test]
     fn a_timestamp_knows_its_year() {

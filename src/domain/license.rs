@@ -201,7 +201,13 @@ pub(super) fn decide(
             }
             let lease_until = lease.map(|lease| license.lease_until(now, lease));
             let (activation, signing_key) = (*activation, *signing_key);
-            Ok(vec![Event::Activated { license: id, activation, signing_key, lease_until, at: now }])
+            Ok(vec![Event::Activated {
+                license: id,
+                activation,
+                signing_key,
+                lease_until,
+                at: now,
+            }])
         }
         LicenseCommand::Deactivate { activation, by } => {
             let license = license()?;

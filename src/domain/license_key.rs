@@ -78,7 +78,9 @@ impl LicenseKey {
         let (groups, check) = symbols.split_at(RANDOM_SYMBOLS);
         let mut text = groups.chunks(GROUP).map(<[u8]>::escape_ascii).fold(
             String::with_capacity(SYMBOLS + GROUP),
-            |text, group| if text.is_empty() { group.to_string() } else { format!("{text}-{group}") },
+            |text, group| {
+                if text.is_empty() { group.to_string() } else { format!("{text}-{group}") }
+            },
         );
         text.extend(check.iter().map(|&symbol| char::from(symbol)));
         text

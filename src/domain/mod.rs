@@ -15,7 +15,9 @@ mod subject;
 pub use access::{Access, Actor, Operation, Purpose, Role};
 pub use email::{Email, EmailError, NORMALISER_VERSION};
 pub use event::{Event, Position};
-pub use ids::{ActivationId, Binding, LicenseId, Nonce, SigningKeyId, SubjectId, Timestamp, WrongLength};
+pub use ids::{
+    ActivationId, Binding, LicenseId, Nonce, SigningKeyId, SubjectId, Timestamp, WrongLength,
+};
 pub use license::{Issue, License, LicenseCommand, Product, Seats, Status, Terms, TermsError};
 pub use license_key::{LicenseKey, LicenseKeyError};
 pub use rejection::Rejection;
