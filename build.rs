@@ -30,7 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut config = tonic_prost_build::Config::new();
     config.skip_debug([".countersign"]);
-    tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
+    tonic_prost_build::configure()
+        .codec_path("crate::proto::codec::Codec")
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }
 

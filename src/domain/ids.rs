@@ -108,6 +108,9 @@ fn truncated_hash(label: &[u8], parts: &[&[u8]]) -> [u8; 16] {
 pub struct Timestamp(jiff::Timestamp);
 
 impl Timestamp {
+    /// 1970-01-01T00:00:00Z.
+    pub const EPOCH: Self = Self(jiff::Timestamp::UNIX_EPOCH);
+
     /// `None` where the moment lies outside the years 1 to 9999.
     pub fn from_millis(millis: i64) -> Option<Self> {
         let moment = jiff::Timestamp::from_millisecond(millis).ok()?;

@@ -1,4 +1,92 @@
 //! The log: records in order, durable. With the vault, the only truth.
+//!
+//! An engine implements [`Log`] and nothing else of it shows: [`sled::SledLog`] is the embedded one,
+//! [`memory::MemoryLog`] the one whose faults are told to it. What an engine returns is not yet
+//! believed: whoever reads a record checks its checksum, its position and its seal.
 
 pub mod codec;
+pub mod durability;
+pub mod head;
+pub mod memory;
 pub mod record;
+pub mod sled;
+pub mod tree;
+
+use std::io;
+
+use crate::domain::Position;
+use record::RecordError;
+
+/// An append-only sequence of records.
+///
+/// Laws: positions are gapless from 0; [`append`](Log::append) is atomic, and durable when it
+/// returns [`Append::Appended`]; a record once read never changes.
+pub trait Log: Send + Sync {
+    /// The next position: how many records there are.
+    fn head(&self) -> Result<Position, LogError>;
+
+    /// Appends the records, all or none, if the head is still `expected`.
+    ///
+    /// After an error nothing is known about the engine any more, and it must not be written to
+    /// again by this process.
+    fn append(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError>;
+
+    /// At most `limit` records from `from` on, fewer only at the end of the log.
+    fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError>;
+}
+
+/// What became of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Append {
+    /// All records are in the log and durable.
+    Appended,
+    /// None is: another writer got there first, and the head is here now.
+    Conflict {
+        /// The next position.
+        head: Position,
+    },
+    /// It cannot be told. The caller reads the log again before it answers anyone.
+    Unknown,
+}
+
+/// The log cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The disk, or what lies between it and us.
+    #[error("the log cannot be read or written: {0}; check the disk, then start again")]
+    Io(#[from] io::Error),
+    /// The engine found its files damaged, or is not the engine that wrote them.
+    #[error("the log's files are damaged: {0}; restore them from a backup")]
+    Engine(String),
+    /// A record is not where it must be.
+    #[error(
+        "the log has no record at position {0}, though it has later ones; restore it from a backup"
+    )]
+    Gap(Position),
+    /// A record is there, but changed.
+    #[error("the record at position {0} {1}; restore the log from a backup")]
+    Damaged(Position, RecordError),
+}
+
+/// How many records a scan reads at a time.
+pub const PAGE: usize = 1024;
+
+/// Calls `each` with every record from `from` to the end, in order.
+pub fn scan<E: From<LogError>>(
+    log: &dyn Log,
+    from: Position,
+    mut each: impl FnMut(Position, &[u8]) -> Result<(), E>,
+) -> Result<Position, E> {
+    let mut position = from;
+    loop {
+        let page = log.read(position, PAGE)?;
+        for record in &page {
+            each(position, record)?;
+            position = position.plus(1);
+        }
+        if page.len() < PAGE {
+            return Ok(position);
+        }
+    }
+}

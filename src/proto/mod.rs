@@ -1,5 +1,7 @@
 //! The messages and services compiled from `proto/`. Their `Debug` shows no content.
 
+pub mod codec;
+
 /// The wire: what clients and staff tools call.
 #[allow(missing_docs, clippy::all, clippy::pedantic)] // generated; documented in proto/
 pub mod v1 {

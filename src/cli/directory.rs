@@ -1,0 +1,318 @@
+//! The one directory: what `init` makes and everything else works in.
+//!
+//! ```text
+//! countersign.toml   policy.toml
+//! keys/              master.key  receipt-keys.jwks  log.key      (not to be backed up with data/)
+//! tls/               certificates
+//! data/              log/  vault  head  lock                     (the truth)
+//! views/                                                         (rebuilt when missing)
+//! client/            the key pair of the command line, as an app has one
+//! run/listening      the addresses of the running server
+//! ```
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, anyhow, bail};
+use rand::CryptoRng;
+use zeroize::Zeroizing;
+
+use super::dev_ca::{self, write_new};
+use crate::config::{Config, TEMPLATE};
+use crate::domain::{Position, Timestamp};
+use crate::log::durability;
+use crate::log::head::{self, Checkpoint, LogKey};
+use crate::log::record::KeySlot;
+use crate::log::sled::SledLog;
+use crate::log::tree::CompactRange;
+use crate::policy::{self, Policy};
+use crate::receipt::KeyRing;
+use crate::service::store::Store;
+use crate::vault::file::FileVault;
+use crate::vault::master::MasterKey;
+use crate::vault::{Vault as _, VaultError};
+use crate::views::Views;
+
+/// The name that checkpoints of the log are signed with.
+const LOG_NAME: &str = "countersign";
+/// The master key's name among systemd's credentials.
+const CREDENTIAL: &str = "master.key";
+
+/// A directory that `init` made.
+#[derive(Debug, Clone)]
+pub(super) struct Directory(PathBuf);
+
+/// What is stored, opened by this process alone.
+pub(super) struct Opened {
+    /// Log, vault and views; the views are up to the log.
+    pub store: Arc<Store>,
+    /// The tree over the log's records.
+    pub tree: Arc<Mutex<CompactRange>>,
+    /// What the head file is signed with.
+    pub log_key: LogKey,
+    /// Held for as long as the data is open.
+    pub lock: File,
+}
+
+impl Directory {
+    /// The directory at a path, whatever is there.
+    pub(super) fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A place in it.
+    pub(super) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Whether `init` has made it.
+    pub(super) fn exists(&self) -> bool {
+        self.join("countersign.toml").exists()
+    }
+
+    /// Makes it: keys, development certificates, configuration, policy and an empty log. It is
+    /// whole or not there; what exists is never overwritten.
+    pub(super) fn init(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
+        let shown = self.0.display();
+        match fs::read_dir(&self.0).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => {}
+            Ok(false) => {
+                bail!("{shown} is not empty; init never overwrites, so name another directory")
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).context(format!("{shown} cannot be read")),
+        }
+        let parent = match self.0.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let name = self.0.file_name().ok_or_else(|| anyhow!("{shown} names no directory"))?;
+        let mut unfinished = name.to_owned();
+        unfinished.push(format!(".{:08x}.unfinished", rng.next_u32()));
+        let unfinished = Self(parent.join(unfinished));
+        fs::create_dir_all(parent).with_context(|| format!("{shown} cannot be made"))?;
+        let made = unfinished.make(now, rng).and_then(|()| {
+            sync_directories(&unfinished.0)?;
+            fs::rename(&unfinished.0, &self.0)?;
+            Ok(File::open(parent)?.sync_all()?)
+        });
+        if made.is_err() {
+            // What is left of it is of no use; that it cannot be removed is said by its name.
+            let _ = fs::remove_dir_all(&unfinished.0);
+        }
+        made.with_context(|| format!("{shown} cannot be made"))
+    }
+
+    fn make(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
+        fs::create_dir(&self.0)?;
+        for private in ["keys", "data", "client"] {
+            fs::create_dir(self.join(private))?;
+            fs::set_permissions(self.join(private), fs::Permissions::from_mode(0o700))?;
+        }
+        write_new(&self.join("countersign.toml"), TEMPLATE.as_bytes(), 0o644)?;
+        write_new(&self.join("policy.toml"), policy::DEFAULT.as_bytes(), 0o644)?;
+        dev_ca::write(&self.join("tls"), now.year())?;
+
+        let master = MasterKey::generate(rng);
+        let receipts = KeyRing::generate(rng);
+        let log_key = LogKey::generate(LOG_NAME, rng);
+        write_new(&self.join("keys/master.key"), master.expose().as_bytes(), 0o600)?;
+        write_new(&self.receipt_keys_path(), receipts.to_jwks().as_bytes(), 0o600)?;
+        write_new(&self.join("keys/log.key"), log_key.expose().as_bytes(), 0o600)?;
+
+        durability::make_flush_durable();
+        SledLog::create(&self.join("data/log"))?;
+        FileVault::create_new(&self.join("data/vault"), &master, rng)?;
+        let root = CompactRange::default().root();
+        head::write(&self.head_path(), &log_key, &Checkpoint { size: Position::ZERO, root })?;
+        Ok(())
+    }
+
+    /// The configuration.
+    pub(super) fn config(&self) -> anyhow::Result<Config> {
+        let path = self.join("countersign.toml");
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!(
+                "{} cannot be read; `countersign --dir {} init` makes such a directory",
+                path.display(),
+                self.0.display()
+            )
+        })?;
+        Config::parse(&text).with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// The policy.
+    pub(super) fn policy(&self) -> anyhow::Result<Policy> {
+        let path = self.join("policy.toml");
+        Policy::parse(&read(&path)?).with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// The keys of receipts.
+    pub(super) fn receipt_keys(&self) -> anyhow::Result<KeyRing> {
+        let path = self.receipt_keys_path();
+        KeyRing::from_jwks(&read_secret(&path)?)
+            .with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// Where the keys of receipts are.
+    pub(super) fn receipt_keys_path(&self) -> PathBuf {
+        self.join("keys/receipt-keys.jwks")
+    }
+
+    /// Where the head file is.
+    pub(super) fn head_path(&self) -> PathBuf {
+        self.join("data/head")
+    }
+
+    /// Where the running server says its addresses.
+    pub(super) fn listening_path(&self) -> PathBuf {
+        self.join("run/listening")
+    }
+
+    fn master_key(&self) -> anyhow::Result<MasterKey> {
+        let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
+            .map(|credentials| Path::new(&credentials).join(CREDENTIAL))
+            .filter(|path| path.exists());
+        let path = credential.unwrap_or_else(|| self.join("keys/master.key"));
+        MasterKey::parse(&read_secret(&path)?)
+            .with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// Keeps every other process from the data.
+    pub(super) fn lock(&self) -> anyhow::Result<File> {
+        let path = self.join("data/lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| format!("{} cannot be written", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => bail!(
+                "another countersign serves {}; stop it first, or name another directory",
+                self.0.display()
+            ),
+            Err(fs::TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("{} cannot be locked", path.display()))
+            }
+        }
+    }
+
+    /// Opens what is stored, checks all of it, and brings the views up to it. `progress` is told
+    /// how many of how many records the views have taken in.
+    pub(super) fn open(
+        &self,
+        config: &Config,
+        progress: impl FnMut(Position, Position),
+    ) -> anyhow::Result<Opened> {
+        let lock = self.lock()?;
+        let master = self.master_key()?;
+        let path = self.join("keys/log.key");
+        let log_key = LogKey::parse(&read_secret(&path)?)
+            .with_context(|| format!("{} is not valid", path.display()))?;
+        let log = SledLog::open(&self.join("data/log"), config.storage.log_cache_mib << 20)
+            .with_context(|| format!("{} cannot be opened", self.join("data/log").display()))?;
+        let vault = FileVault::open(&self.join("data/vault"), &master)
+            .with_context(|| format!("{} cannot be opened", self.join("data/vault").display()))?;
+
+        let mut keyless: Option<KeySlot> = None;
+        let tree = head::check(&log, &self.head_path(), &log_key, |header| {
+            if !vault.is_live(header.slot) {
+                keyless.get_or_insert(header.slot);
+            }
+        })?;
+        if let Some(slot) = keyless {
+            return Err(VaultError::Missing(slot).into());
+        }
+        let views = self.views(config)?;
+        let store = Store { log: Arc::new(log), vault: Arc::new(vault), views };
+        let store = self.trusted_views(config, store, progress)?;
+        Ok(Opened { store: Arc::new(store), tree: Arc::new(Mutex::new(tree)), log_key, lock })
+    }
+
+    /// Brings the views up to the log; from nothing, if what they hold cannot be believed.
+    fn trusted_views(
+        &self,
+        config: &Config,
+        mut store: Store,
+        mut progress: impl FnMut(Position, Position),
+    ) -> anyhow::Result<Store> {
+        let end = store.log.head()?;
+        let believed = store.views_match().unwrap_or(false);
+        if !(believed && store.catch_up(|done| progress(done, end)).is_ok()) {
+            tracing::warn!("the views do not match the log; rebuilding them");
+            let Store { log, vault, views } = store;
+            drop(views);
+            self.delete_views()?;
+            store = Store { log, vault, views: self.views(config)? };
+            store.catch_up(|done| progress(done, end))?;
+        }
+        Ok(store)
+    }
+
+    fn views(&self, config: &Config) -> anyhow::Result<Views> {
+        let path = self.join("views");
+        let cache_bytes = config.storage.views_cache_mib << 20;
+        Views::open(&path, cache_bytes).or_else(|error| {
+            tracing::warn!("{error}; rebuilding them");
+            self.delete_views()?;
+            Ok(Views::open(&path, cache_bytes)?)
+        })
+    }
+
+    /// Deletes the views; the next [`Directory::open`] rebuilds them.
+    pub(super) fn delete_views(&self) -> anyhow::Result<()> {
+        let path = self.join("views");
+        Views::delete(&path).with_context(|| format!("{} cannot be deleted", path.display()))
+    }
+}
+
+/// Replaces a file: after a power cut it is the old one or the new one, whole.
+pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+    let temporary = path.with_extension(format!("{:08x}.new", rand::random::<u32>()));
+    let replaced = write_new(&temporary, content, mode).and_then(|()| {
+        fs::rename(&temporary, path)?;
+        let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        Ok(File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?)
+    });
+    if replaced.is_err() {
+        // It may not have come to be.
+        let _ = fs::remove_file(&temporary);
+    }
+    replaced.with_context(|| format!("{} cannot be written", path.display()))
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Reads a key that nobody else may read.
+fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let shown = path.display();
+    let metadata = fs::metadata(path).with_context(|| {
+        format!("{shown} cannot be read; put it back, nothing opens without it")
+    })?;
+    let others = metadata.permissions().mode() & 0o077;
+    if others != 0 {
+        bail!(
+            "{shown} can be read by others; `chmod 600` it, and rotate it if they are not trusted"
+        );
+    }
+    Ok(Zeroizing::new(read(path)?))
+}
+
+/// The names in a directory are durable only when it is synced itself.
+fn sync_directories(path: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_directories(&entry.path())?;
+        }
+    }
+    Ok(File::open(path)?.sync_all()?)
+}

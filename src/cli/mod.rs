@@ -1,0 +1,159 @@
+//! The command line. A command a file; this one parses, runs and maps errors to exit codes.
+
+mod activation;
+mod client;
+mod dev_ca;
+mod device;
+mod directory;
+mod history;
+mod license;
+mod output;
+mod purpose;
+mod receipt;
+mod serve;
+mod views;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use serde_json::json;
+use tonic::Code;
+
+use crate::service::clock::{Clock as _, SystemClock};
+use client::Unreachable;
+use directory::Directory;
+use output::print;
+use receipt::NotGood;
+
+/// An event-sourced license activation server.
+///
+/// Exit codes: 0 done, 1 error, 2 usage, 3 refused or not valid, 4 the server is not there or busy.
+#[derive(Debug, Parser)]
+#[command(name = "countersign", version, max_term_width = 100)]
+pub struct Cli {
+    /// The directory that holds everything
+    #[arg(long, global = true, default_value = "countersign-data", value_name = "DIR")]
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the directory: keys, development certificates, configuration, policy, an empty log
+    Init,
+    Serve(serve::Serve),
+    #[command(subcommand)]
+    License(license::LicenseCommand),
+    Activate(activation::Activate),
+    /// End an activation and free its seat
+    Deactivate(activation::Saved),
+    /// Give a leased receipt a new end
+    Renew(activation::Saved),
+    /// Ask whether a receipt's license is still good
+    Check(activation::Saved),
+    History(history::History),
+    Export(history::Export),
+    #[command(subcommand)]
+    Receipt(receipt::ReceiptCommand),
+    #[command(subcommand)]
+    Keys(receipt::KeysCommand),
+    #[command(subcommand)]
+    Views(views::ViewsCommand),
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the version
+    Version,
+}
+
+/// Look at the configuration.
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print what holds, defaults included
+    Show,
+}
+
+impl Cli {
+    /// Runs the command, prints an error to standard error, and gives the exit code.
+    pub fn run(self) -> ExitCode {
+        match self.try_run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("countersign: {}", message(&error));
+                ExitCode::from(code(&error))
+            }
+        }
+    }
+
+    fn try_run(self) -> anyhow::Result<()> {
+        let directory = Directory::new(&self.dir);
+        let as_json = self.json;
+        match self.command {
+            Command::Init => {
+                directory.init(SystemClock.now(), &mut rand::rng())?;
+                let shown = directory.path().display().to_string();
+                print(as_json, &json!({ "directory": shown }), || format!("made {shown}"));
+                Ok(())
+            }
+            Command::Serve(serve) => serve.run(&directory),
+            Command::License(command) => block_on(command.run(&directory, as_json)),
+            Command::Activate(command) => block_on(command.run(&directory, as_json)),
+            Command::Deactivate(saved) => {
+                block_on(activation::deactivate(saved, &directory, as_json))
+            }
+            Command::Renew(saved) => block_on(activation::renew(saved, &directory, as_json)),
+            Command::Check(saved) => block_on(activation::check(saved, &directory, as_json)),
+            Command::History(command) => block_on(command.run(&directory, as_json)),
+            Command::Export(command) => block_on(command.run(&directory, as_json)),
+            Command::Receipt(command) => command.run(&directory, as_json),
+            Command::Keys(command) => command.run(&directory, as_json),
+            Command::Views(command) => command.run(&directory, as_json),
+            Command::Config(ConfigCommand::Show) => {
+                let config = directory.config()?;
+                let text = toml::to_string_pretty(&config)?;
+                print(as_json, &serde_json::to_value(&config)?, || text);
+                Ok(())
+            }
+            Command::Version => {
+                let version = env!("CARGO_PKG_VERSION");
+                print(as_json, &json!({ "version": version }), || {
+                    Self::command().render_version().trim_end().to_owned()
+                });
+                Ok(())
+            }
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+/// What went wrong, from the outside in. A refusal of the server's speaks for itself.
+fn message(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<tonic::Status>() {
+        Some(status) => status.message().to_owned(),
+        None => format!("{error:#}"),
+    }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    const ERROR: u8 = 1;
+    const REFUSED: u8 = 3;
+    const UNAVAILABLE: u8 = 4;
+    if error.is::<NotGood>() {
+        return REFUSED;
+    }
+    if error.is::<Unreachable>() {
+        return UNAVAILABLE;
+    }
+    match error.downcast_ref::<tonic::Status>().map(tonic::Status::code) {
+        Some(Code::Unavailable | Code::DeadlineExceeded) => UNAVAILABLE,
+        Some(Code::Internal | Code::Unknown | Code::DataLoss) | None => ERROR,
+        Some(_) => REFUSED,
+    }
+}

@@ -1,0 +1,61 @@
+//! What commands print: for people, or as JSON.
+
+use serde_json::{Value, json};
+
+use crate::proto::v1;
+
+/// Prints a value: as JSON, or as the text for people.
+pub(super) fn print(as_json: bool, value: &Value, text: impl FnOnce() -> String) {
+    if as_json {
+        println!("{value:#}");
+    } else {
+        println!("{}", text());
+    }
+}
+
+/// A moment as RFC 3339.
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> Option<String> {
+    let time = time?;
+    jiff::Timestamp::new(time.seconds, time.nanos).ok().map(|moment| moment.to_string())
+}
+
+/// A license, for programs.
+pub(super) fn license_json(license: &v1::License) -> Value {
+    json!({
+        "license_key": license.license_key,
+        "product": license.product,
+        "seats": license.seats,
+        "used": license.used,
+        "status": status(license.status()),
+        "issued_at": time(license.issued_at.as_ref()),
+        "expires_at": time(license.expires_at.as_ref()),
+        "updates_until": time(license.updates_until.as_ref()),
+    })
+}
+
+/// A license, for people.
+pub(super) fn license_text(license: &v1::License) -> String {
+    let mut lines = vec![
+        format!(
+            "{}  {}  {}  {} of {} seats in use",
+            license.license_key,
+            license.product,
+            status(license.status()),
+            license.used,
+            license.seats,
+        ),
+        format!("  issued {}", time(license.issued_at.as_ref()).unwrap_or_default()),
+    ];
+    lines.extend(time(license.expires_at.as_ref()).map(|end| format!("  expires {end}")));
+    lines.extend(time(license.updates_until.as_ref()).map(|end| format!("  updates until {end}")));
+    lines.join("\n")
+}
+
+fn status(status: v1::LicenseStatus) -> &'static str {
+    match status {
+        v1::LicenseStatus::Unspecified => "unknown",
+        v1::LicenseStatus::Active => "active",
+        v1::LicenseStatus::Suspended => "suspended",
+        v1::LicenseStatus::Revoked => "revoked",
+    }
+}

@@ -1,0 +1,115 @@
+//! `receipt verify`: offline, with the public keys alone. `keys rotate`: a fresh key for receipts.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use serde_json::json;
+
+use super::activation::read;
+use super::directory::{Directory, replace};
+use super::output::print;
+use crate::receipt::{Claims, PublicKeys};
+use crate::service::clock::{Clock as _, SystemClock};
+
+/// Work with receipts.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum ReceiptCommand {
+    /// Verify a receipt offline
+    Verify {
+        /// The file that `activate` saved
+        file: PathBuf,
+        /// The public keys, a JWK Set [default: those of --dir]
+        #[arg(long, value_name = "FILE")]
+        jwks: Option<PathBuf>,
+    },
+}
+
+/// Work with the keys that sign receipts.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum KeysCommand {
+    /// Print the public keys, a JWK Set
+    Show,
+    /// Make a fresh key that signs from the next start on; old ones stay published
+    Rotate,
+}
+
+/// The receipt is not one, or has ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotGood {
+    /// It does not verify.
+    #[error("the receipt {0}")]
+    Invalid(#[from] crate::receipt::ReceiptError),
+    /// Its lease is over.
+    #[error("the receipt has expired at {0}; renew it")]
+    Expired(crate::domain::Timestamp),
+}
+
+impl ReceiptCommand {
+    /// Verifies, and prints what the receipt states.
+    pub(super) fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
+        let Self::Verify { file, jwks } = self;
+        let keys = match jwks {
+            Some(path) => {
+                let text = fs::read_to_string(&path);
+                let text = text.with_context(|| format!("{} cannot be read", path.display()))?;
+                PublicKeys::from_jwks(&text)
+                    .with_context(|| format!("{} is not valid", path.display()))?
+            }
+            None => directory.receipt_keys()?.public(),
+        };
+        let claims = keys.verify(&read(&file)?).map_err(NotGood::from)?;
+        if let Some(end) = claims.expires_at
+            && claims.expired_at(SystemClock.now())
+        {
+            return Err(NotGood::Expired(end).into());
+        }
+        show(&claims, as_json);
+        Ok(())
+    }
+}
+
+fn show(claims: &Claims, as_json: bool) {
+    let shown = |time: Option<crate::domain::Timestamp>| time.map(|time| time.to_string());
+    let value = json!({
+        "valid": true,
+        "issuer": claims.issuer,
+        "product": claims.product.as_str(),
+        "activation_id": BASE64URL.encode(claims.activation.as_bytes()),
+        "issued_at": claims.issued_at.to_string(),
+        "expires_at": shown(claims.expires_at),
+        "seats": claims.license.seats,
+        "license_expires_at": shown(claims.license.expires_at),
+        "updates_until": shown(claims.license.updates_until),
+    });
+    print(as_json, &value, || {
+        let end = shown(claims.expires_at).map_or_else(String::new, |end| format!(", until {end}"));
+        format!(
+            "valid: {} activated at {}{end}, by {}",
+            claims.product.as_str(),
+            claims.issued_at,
+            claims.issuer
+        )
+    });
+}
+
+impl KeysCommand {
+    /// Prints or rotates the keys of the directory.
+    pub(super) fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
+        let mut keys = directory.receipt_keys()?;
+        match self {
+            Self::Show => println!("{}", keys.public().to_jwks()),
+            Self::Rotate => {
+                keys.rotate(&mut rand::rng());
+                replace(&directory.receipt_keys_path(), keys.to_jwks().as_bytes(), 0o600)?;
+                let id = BASE64URL.encode(keys.current().as_bytes());
+                print(as_json, &json!({ "kid": id }), || {
+                    format!("{id} signs from the server's next start on")
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! `serve`: opens the directory, serves, and ends in order.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rand::SeedableRng as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::directory::{Directory, Opened, replace};
+use crate::config::Config;
+use crate::grpc::{self, tls};
+use crate::service::clock::{Clock, SystemClock};
+use crate::service::keeper::Keeper;
+use crate::service::writer::{self, Parts};
+use crate::service::{Service, Settings};
+use crate::telemetry::{self, Format};
+
+/// How long calls may take to end after the signal.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serve apps and staff.
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// Make the directory first where there is none, and log for people
+    #[arg(long)]
+    dev: bool,
+    /// Where apps connect [default: from countersign.toml]
+    #[arg(long, value_name = "ADDR")]
+    public_listen: Option<SocketAddr>,
+    /// Where staff connect [default: from countersign.toml]
+    #[arg(long, value_name = "ADDR")]
+    staff_listen: Option<SocketAddr>,
+}
+
+impl Serve {
+    /// Serves until a signal.
+    pub(super) fn run(self, directory: &Directory) -> anyhow::Result<()> {
+        if self.dev && !directory.exists() {
+            directory.init(SystemClock.now(), &mut rand::rng())?;
+        }
+        let mut config = directory.config()?;
+        if self.dev {
+            config.log.format = Format::Pretty;
+        }
+        telemetry::init(config.log);
+        config.public.listen = self.public_listen.unwrap_or(config.public.listen);
+        config.staff.listen = self.staff_listen.unwrap_or(config.staff.listen);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(serve(directory, config, self.dev))
+    }
+}
+
+async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Result<()> {
+    let public_tls = {
+        let [certificate, key] =
+            [&config.public.certificate, &config.public.key].map(|file| directory.join(file));
+        check_validity(&certificate)?;
+        tls::public_config(&certificate, &key)?
+    };
+    let staff_tls = {
+        let [certificate, key, ca] =
+            [&config.staff.certificate, &config.staff.key, &config.staff.client_ca]
+                .map(|file| directory.join(file));
+        check_validity(&certificate)?;
+        tls::staff_config(&certificate, &key, &ca)?
+    };
+    let settings = Settings {
+        issuer: config.issuer.clone(),
+        leases: config.leases()?,
+        policy: directory.policy()?,
+    };
+    let receipts = directory.receipt_keys()?;
+    let Opened { store, tree, log_key, lock } = directory.open(&config, |_, _| ())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (writer, mut stopped) = writer::spawn(Parts {
+        store: Arc::clone(&store),
+        tree: Arc::clone(&tree),
+        clock: Arc::clone(&clock),
+        rng: Box::new(rand::rngs::StdRng::from_rng(&mut rand::rng())),
+        queue: config.storage.queue,
+    })?;
+    let keeper = Keeper::spawn(directory.head_path(), log_key, tree)?;
+    let service = Arc::new(Service::new(Arc::clone(&store), writer, clock, receipts, settings));
+
+    let public = listen(config.public.listen).await?;
+    let staff = listen(config.staff.listen).await?;
+    announce(directory, public.local_addr()?, staff.local_addr()?, dev)?;
+    let (end, ended) = watch::channel(());
+    let until = |mut ended: watch::Receiver<()>| async move {
+        // An error means that the sender is gone, which is the same.
+        let _ = ended.changed().await;
+    };
+    let mut public = tokio::spawn(grpc::serve_public(
+        public,
+        public_tls,
+        config.public.limits,
+        Arc::clone(&service),
+        until(ended.clone()),
+    ));
+    let mut staff = tokio::spawn(grpc::serve_staff(
+        staff,
+        staff_tls,
+        config.staff.limits,
+        service,
+        until(ended),
+    ));
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let failure: Option<anyhow::Error> = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        result = &mut stopped => Some(match result {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) | Err(_) => anyhow::anyhow!("the writer stopped without a reason"),
+        }),
+        result = &mut public => Some(listener_ended(result)),
+        result = &mut staff => Some(listener_ended(result)),
+    };
+    if let Some(error) = &failure {
+        tracing::error!("no more writes, the server ends: {error}");
+    } else {
+        tracing::info!("the server ends");
+    }
+    end.send_replace(());
+    let drained = async {
+        // Only the end matters here.
+        let _ = tokio::join!(async { public.is_finished() || public.await.is_ok() }, async {
+            staff.is_finished() || staff.await.is_ok()
+        });
+    };
+    if timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("calls were still under way after {} s", DRAIN.as_secs());
+    }
+    // It may have been removed by hand.
+    let _ = fs::remove_file(directory.listening_path());
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if let Ok(result) = timeout(DRAIN, stopped).await {
+        result.context("the writer is gone")??;
+        store.views.close()?;
+    }
+    keeper.end()?;
+    drop(lock);
+    Ok(())
+}
+
+fn listener_ended<E: Into<anyhow::Error>>(
+    result: Result<Result<(), E>, tokio::task::JoinError>,
+) -> anyhow::Error {
+    match result {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) => anyhow::anyhow!("a listener stopped without a reason"),
+        Err(error) => error.into(),
+    }
+}
+
+fn check_validity(certificate: &Path) -> anyhow::Result<()> {
+    let (from, to) = tls::validity(certificate)?;
+    let (shown, now) = (certificate.display(), SystemClock.now());
+    if now < from {
+        bail!("{shown} is not valid before {from}; set this machine's clock, or renew it");
+    }
+    if now > to {
+        bail!("{shown} has expired at {to}; renew it");
+    }
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}; is another server there?"))
+}
+
+/// Says where it listens: on standard output, and in a file for the client commands.
+fn announce(
+    directory: &Directory,
+    public: SocketAddr,
+    staff: SocketAddr,
+    dev: bool,
+) -> anyhow::Result<()> {
+    let line = format!("listening public={public} staff={staff}");
+    fs::create_dir_all(directory.join("run"))?;
+    replace(&directory.listening_path(), line.as_bytes(), 0o644)?;
+    println!("{line}");
+    if dev {
+        let exe = std::env::args().next().unwrap_or_else(|| "countersign".to_owned());
+        println!(
+            "\nDevelopment mode, everything is in {}. Try, in a second terminal:\n\n  \
+             {exe} --dir {} license issue --email ada@example.com --product App --seats 2\n",
+            directory.path().display(),
+            directory.path().display()
+        );
+    }
+    tracing::info!("serving");
+    Ok(())
+}

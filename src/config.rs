@@ -1,0 +1,156 @@
+//! The configuration file. Each default is safe; `countersign config show` prints what holds.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Product;
+use crate::grpc::Limits;
+use crate::telemetry::LogSettings;
+
+/// The file that `init` writes: the defaults, with what they mean.
+pub const TEMPLATE: &str = include_str!("config.toml");
+
+/// All that can be set. Relative paths start at the directory that holds the file.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The `iss` of receipts. It must never change: a retry is answered byte for byte.
+    pub issuer: String,
+    /// For apps.
+    pub public: PublicListener,
+    /// For staff.
+    pub staff: StaffListener,
+    /// Memory and queue.
+    #[serde(default)]
+    pub storage: Storage,
+    /// Days that a product's receipts are good for. For ever where it is not named.
+    #[serde(default)]
+    pub lease_days: BTreeMap<String, u16>,
+    /// Log lines.
+    #[serde(default)]
+    pub log: LogSettings,
+}
+
+/// The listener for apps.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicListener {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Its certificate and those between it and the CA, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// What one client may cost.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The listener for staff.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaffListener {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Its certificate and those between it and the CA, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// The CA whose certificates name staff, PEM.
+    pub client_ca: PathBuf,
+    /// What one client may cost.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Memory and queue.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// MiB that the log keeps in memory. 64.
+    pub log_cache_mib: u64,
+    /// MiB that the views keep in memory. 128.
+    pub views_cache_mib: u64,
+    /// Requests that may wait to be written; more are told to come again. 4096.
+    pub queue: usize,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { log_cache_mib: 64, views_cache_mib: 128, queue: 4096 }
+    }
+}
+
+/// Why a text is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, or not of the form; says the line.
+    #[error("{0}")]
+    Form(#[from] toml::de::Error),
+    /// A value is out of its range.
+    #[error("{0} {1}")]
+    Value(&'static str, &'static str),
+}
+
+impl Config {
+    /// Reads a configuration.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)?;
+        if config.issuer.is_empty() || config.issuer.len() > 256 {
+            return Err(ConfigError::Value("issuer", "must have 1 to 256 bytes"));
+        }
+        if config.storage.queue == 0 {
+            return Err(ConfigError::Value("storage.queue", "must be at least 1"));
+        }
+        config.leases()?;
+        Ok(config)
+    }
+
+    /// How long the receipts of which product are good for.
+    pub fn leases(&self) -> Result<HashMap<Product, Duration>, ConfigError> {
+        let lease = |(name, days): (&String, &u16)| {
+            let product = Product::parse(name)
+                .map_err(|_| ConfigError::Value("lease_days", "must name products"))?;
+            if *days == 0 {
+                return Err(ConfigError::Value("lease_days", "must be at least 1 day each"));
+            }
+            Ok((product, Duration::from_secs(u64::from(*days) * 24 * 60 * 60)))
+        };
+        self.lease_days.iter().map(lease).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_states_the_defaults() {
+        let config = Config::parse(TEMPLATE).unwrap();
+        let stated = toml::to_string(&config).unwrap();
+        let uncommented: String = TEMPLATE
+            .lines()
+            .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
+        assert_eq!(toml::to_string(&Config::parse(&uncommented).unwrap()).unwrap(), stated);
+        assert!(uncommented.lines().count() > 30 && uncommented.contains("\nidle_seconds"));
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        for (right, wrong, named) in [
+            ("issuer", "isuer", "isuer"),
+            ("127.0.0.1:8443", "localhost", "line "),
+            ("#= queue = 4096", "[storage]\nqueue = 0", "storage.queue"),
+            ("[public]\n", "[lease_days]\nApp = 0\n[public]\n", "lease_days"),
+        ] {
+            let text = TEMPLATE.replacen(right, wrong, 1).replacen("\n#= [storage]", "", 1);
+            let error = Config::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(named), "{wrong}: {error}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Between the messages on the wire and the domain's types.
+
+use crate::domain::{Purpose, Status, Timestamp, WrongLength};
+use crate::proto::v1;
+use crate::service::history::ActivationDetails;
+use crate::service::license::LicenseDetails;
+
+/// A field does not hold what it must.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FieldError {
+    /// No purpose, or one that this version does not know.
+    #[error("must say why the data is read")]
+    Purpose,
+    /// Not a moment of the years 1 to 9999.
+    #[error("is not a valid time")]
+    Time,
+    /// Nothing where something must be.
+    #[error("is missing")]
+    Missing,
+    /// More than a page may have.
+    #[error("must be at most {0}")]
+    TooMany(u32),
+}
+
+/// Bytes of a fixed length.
+pub(super) fn bytes<'a, T: TryFrom<&'a [u8], Error = WrongLength>>(
+    bytes: &'a [u8],
+) -> Result<T, WrongLength> {
+    T::try_from(bytes)
+}
+
+/// Why data is read.
+pub(super) fn purpose(value: i32) -> Result<Purpose, FieldError> {
+    match v1::Purpose::try_from(value) {
+        Ok(v1::Purpose::CustomerSupport) => Ok(Purpose::CustomerSupport),
+        Ok(v1::Purpose::AccessRequest) => Ok(Purpose::AccessRequest),
+        Ok(v1::Purpose::LicenseAdministration) => Ok(Purpose::LicenseAdministration),
+        Ok(v1::Purpose::FraudPrevention) => Ok(Purpose::FraudPrevention),
+        Ok(v1::Purpose::Unspecified) | Err(_) => Err(FieldError::Purpose),
+    }
+}
+
+/// A moment, rounded down to milliseconds.
+pub(super) fn time(value: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, FieldError> {
+    let Some(value) = value else { return Ok(None) };
+    if !(0..1_000_000_000).contains(&value.nanos) {
+        return Err(FieldError::Time);
+    }
+    let millis = value.seconds.checked_mul(1000);
+    let millis = millis.and_then(|millis| millis.checked_add(i64::from(value.nanos / 1_000_000)));
+    millis.and_then(Timestamp::from_millis).map(Some).ok_or(FieldError::Time)
+}
+
+fn to_wire(time: Timestamp) -> prost_types::Timestamp {
+    let millis = time.as_millis();
+    let nanos = millis.rem_euclid(1000) * 1_000_000;
+    prost_types::Timestamp {
+        seconds: millis.div_euclid(1000),
+        nanos: i32::try_from(nanos).unwrap_or_default(),
+    }
+}
+
+/// A license as staff see it.
+pub(super) fn license(license: &LicenseDetails) -> v1::License {
+    let status = match license.status {
+        Status::Active => v1::LicenseStatus::Active,
+        Status::Suspended => v1::LicenseStatus::Suspended,
+        Status::Revoked => v1::LicenseStatus::Revoked,
+    };
+    v1::License {
+        license_key: license.key.expose(),
+        product: license.terms.product.as_str().to_owned(),
+        seats: license.terms.seats.get(),
+        used: license.used,
+        status: status.into(),
+        issued_at: Some(to_wire(license.issued_at)),
+        expires_at: license.terms.expires_at.map(to_wire),
+        updates_until: license.terms.updates_until.map(to_wire),
+    }
+}
+
+/// One use of a seat.
+pub(super) fn activation(activation: &ActivationDetails) -> v1::Activation {
+    v1::Activation {
+        activation_id: activation.id.as_bytes().to_vec(),
+        activated_at: Some(to_wire(activation.activated_at)),
+        deactivated_at: activation.deactivated_at.map(to_wire),
+    }
+}

@@ -1,0 +1,151 @@
+//! The listeners: TLS, who may call what, and the messages on the wire. Handlers parse, call the
+//! service and map its answer; what a license may do is not decided here.
+
+mod acceptor;
+mod activation;
+mod authorise;
+mod connection;
+mod convert;
+mod history;
+mod license;
+mod privacy;
+mod roles;
+mod status;
+pub mod tls;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+
+use crate::proto::DESCRIPTORS;
+use crate::proto::v1::activation_service_server::ActivationServiceServer;
+use crate::proto::v1::history_service_server::HistoryServiceServer;
+use crate::proto::v1::license_service_server::LicenseServiceServer;
+use crate::proto::v1::privacy_service_server::PrivacyServiceServer;
+use crate::service::Service;
+use acceptor::{AcceptLimits, incoming};
+
+pub use status::DOMAIN;
+
+/// The bounds of a listener: what one client may cost.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at once, handshakes included. More are closed at once. 4096.
+    pub connections: usize,
+    /// Seconds for the TLS handshake and the first bytes of HTTP/2. 5.
+    pub handshake_seconds: u64,
+    /// Seconds that a connection may be without a byte. 60.
+    pub idle_seconds: u64,
+    /// Seconds that a call may take until its answer begins. 10.
+    pub call_seconds: u64,
+    /// Calls at once on one connection. 128.
+    pub concurrent_streams: u32,
+    /// Bytes of a request's headers. 8192.
+    pub header_bytes: u32,
+    /// Bytes of a request's message. 16384, four times the longest receipt.
+    pub message_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            handshake_seconds: 5,
+            idle_seconds: 60,
+            call_seconds: 10,
+            concurrent_streams: 128,
+            header_bytes: 8192,
+            message_bytes: 16 * 1024,
+        }
+    }
+}
+
+/// How many streams that a client resets a connection bears, before it is closed (CVE-2023-44487
+/// and its kin). hyper's own values, which tonic turns off.
+const RESET_STREAMS: usize = 20;
+const LOCAL_RESET_STREAMS: usize = 1024;
+
+/// Serves apps until `shutdown`, then answers what is under way.
+pub async fn serve_public(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    limits: Limits,
+    service: Arc<Service>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let activation = ActivationServiceServer::new(activation::ActivationHandler(service))
+        .max_decoding_message_size(limits.message_bytes);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<ActivationServiceServer<activation::ActivationHandler>>().await;
+    server(limits)
+        .add_service(activation)
+        .add_service(health)
+        .serve_with_incoming_shutdown(incoming(listener, tls, accept(limits)), shutdown)
+        .await
+}
+
+/// Serves staff until `shutdown`, then answers what is under way.
+pub async fn serve_staff(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    limits: Limits,
+    service: Arc<Service>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StaffError> {
+    let license = LicenseServiceServer::new(license::LicenseHandler(Arc::clone(&service)))
+        .max_decoding_message_size(limits.message_bytes);
+    let history = HistoryServiceServer::new(history::HistoryHandler(Arc::clone(&service)))
+        .max_decoding_message_size(limits.message_bytes);
+    let privacy = PrivacyServiceServer::new(privacy::PrivacyHandler(service))
+        .max_decoding_message_size(limits.message_bytes);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<LicenseServiceServer<license::LicenseHandler>>().await;
+    reporter.set_serving::<HistoryServiceServer<history::HistoryHandler>>().await;
+    reporter.set_serving::<PrivacyServiceServer<privacy::PrivacyHandler>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()?;
+    server(limits)
+        .layer(authorise::Authorise)
+        .add_service(license)
+        .add_service(history)
+        .add_service(privacy)
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(incoming(listener, tls, accept(limits)), shutdown)
+        .await?;
+    Ok(())
+}
+
+/// The staff listener cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StaffError {
+    /// The transport failed.
+    #[error(transparent)]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors are not what reflection reads.
+    #[error(transparent)]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+fn server(limits: Limits) -> Server {
+    Server::builder()
+        .timeout(Duration::from_secs(limits.call_seconds))
+        .max_concurrent_streams(limits.concurrent_streams)
+        .http2_max_header_list_size(limits.header_bytes)
+        .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESET_STREAMS))
+}
+
+fn accept(limits: Limits) -> AcceptLimits {
+    AcceptLimits {
+        handshake: Duration::from_secs(limits.handshake_seconds),
+        idle: Duration::from_secs(limits.idle_seconds),
+        connections: limits.connections,
+    }
+}

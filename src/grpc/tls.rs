@@ -1,0 +1,135 @@
+//! TLS 1.3 for both listeners, from PEM files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::domain::Timestamp;
+
+/// HTTP/2, which is all that gRPC speaks.
+const ALPN: &[u8] = b"h2";
+
+/// Certificates or keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read.
+    #[error("{0} cannot be read: {1}")]
+    Unreadable(PathBuf, io::Error),
+    /// The file holds no certificate.
+    #[error("{0} holds no certificate in PEM form")]
+    NoCertificate(PathBuf),
+    /// The file holds no private key.
+    #[error("{0} holds no private key in PEM form")]
+    NoKey(PathBuf),
+    /// The certificate cannot be parsed.
+    #[error("{0} holds a certificate that cannot be read")]
+    Certificate(PathBuf),
+    /// Key and certificate are not one pair, or of a kind that is not supported.
+    #[error("{certificate} and {key} cannot be used together: {reason}")]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong.
+        reason: rustls::Error,
+    },
+    /// The clients' certificates cannot be verified with this.
+    #[error("{0} cannot serve to verify client certificates: {1}")]
+    ClientCa(PathBuf, String),
+    /// The TLS library refuses.
+    #[error("TLS cannot be set up: {0}")]
+    Library(#[from] rustls::Error),
+}
+
+/// For apps: no client certificate; sessions resume by tickets, which saves both sides work.
+pub fn public_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = builder(provider())?.with_no_client_auth();
+    let mut config = with_pair(builder, certificate, key)?;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+/// For staff: a client certificate of their own CA is a must. Sessions do not resume, because a
+/// resumed session would not check the certificate again.
+pub fn staff_config(
+    certificate: &Path,
+    key: &Path,
+    client_ca: &Path,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for ca in certificates(client_ca)? {
+        let added = roots.add(ca);
+        added.map_err(|error| TlsError::ClientCa(client_ca.to_owned(), error.to_string()))?;
+    }
+    let provider = provider();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+        .build()
+        .map_err(|error| TlsError::ClientCa(client_ca.to_owned(), error.to_string()))?;
+    let builder = builder(provider)?.with_client_cert_verifier(verifier);
+    let mut config = with_pair(builder, certificate, key)?;
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// From when to when the first certificate in a file is valid.
+pub fn validity(certificate: &Path) -> Result<(Timestamp, Timestamp), TlsError> {
+    let unreadable = || TlsError::Certificate(certificate.to_owned());
+    let chain = certificates(certificate)?;
+    let first = chain.first().ok_or_else(|| TlsError::NoCertificate(certificate.to_owned()))?;
+    let (_, parsed) = X509Certificate::from_der(first).map_err(|_| unreadable())?;
+    let moment = |seconds: i64| Timestamp::from_millis(seconds.saturating_mul(1000));
+    let validity = parsed.validity();
+    let from = moment(validity.not_before.timestamp()).ok_or_else(unreadable)?;
+    let to = moment(validity.not_after.timestamp()).ok_or_else(unreadable)?;
+    Ok((from, to))
+}
+
+/// The certificates in a file, at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ => Err(TlsError::NoCertificate(path.to_owned())),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|error| TlsError::Unreadable(path.to_owned(), error))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn builder(
+    provider: Arc<CryptoProvider>,
+) -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, rustls::Error> {
+    ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13])
+}
+
+fn with_pair(
+    builder: ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
+    certificate: &Path,
+    key: &Path,
+) -> Result<ServerConfig, TlsError> {
+    let chain = certificates(certificate)?;
+    let private = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read(key)?))
+        .map_err(|_| TlsError::NoKey(key.to_owned()))?;
+    let mut config = builder.with_single_cert(chain, private).map_err(|reason| TlsError::Pair {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        reason,
+    })?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}

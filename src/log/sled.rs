@@ -1,0 +1,221 @@
+//! The log on sled 0.34: one tree, big-endian positions for keys, one atomic batch an append.
+//!
+//! What sled 0.34 does not do by itself is done here: its flush is made durable
+//! ([`durability`](super::durability)); its `conf` file and its directories are synced once after
+//! creation, without which it refuses to open after a power cut; a torn `snap.*.generating` file,
+//! which blocks it for ever, is removed before it opens; and a panic while it opens damaged files is
+//! an error.
+
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::sled::{Batch, Db};
+
+use super::durability::{Flush, make_flush_durable};
+use super::{Append, Log, LogError};
+use crate::domain::Position;
+
+/// A log in a directory of its own.
+pub struct SledLog {
+    db: Db,
+    /// sled's file, where its flush does not sync it.
+    sync: Option<File>,
+}
+
+impl SledLog {
+    /// Makes a new, empty log. The directory must not exist yet.
+    pub fn create(directory: &Path) -> Result<(), LogError> {
+        fs::create_dir(directory)?;
+        drop(open_db(directory, CREATION_CACHE)?);
+        for name in ["conf", "db", "blobs", "."] {
+            File::open(directory.join(name))?.sync_all()?;
+        }
+        let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Ok(File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?)
+    }
+
+    /// Opens a log that was made before. `cache_bytes` bounds what sled keeps in memory.
+    pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, LogError> {
+        let file = File::open(directory.join("db"))?;
+        for torn in torn_snapshots(directory)? {
+            fs::remove_file(torn)?;
+        }
+        let flush = make_flush_durable();
+        let db = open_db(directory, cache_bytes)?;
+        Ok(Self { db, sync: (flush == Flush::NeedsSync).then_some(file) })
+    }
+
+    fn sync(&self) -> Result<(), LogError> {
+        self.db.flush().map_err(engine)?;
+        if let Some(file) = &self.sync {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
+/// Creation writes next to nothing.
+const CREATION_CACHE: u64 = 1 << 20;
+
+fn open_db(directory: &Path, cache_bytes: u64) -> Result<Db, LogError> {
+    let config = ::sled::Config::new()
+        .path(directory)
+        .cache_capacity(cache_bytes)
+        // Each append flushes; a flush beside it would only compete.
+        .flush_every_ms(None);
+    open_contained(&config)
+}
+
+/// How long a database that this process just closed may still be held by sled's own threads.
+const RELEASE: Duration = Duration::from_secs(5);
+const RELEASE_POLL: Duration = Duration::from_millis(10);
+
+/// Opens a database, whatever state its files are in: sled panics on some. That no other process
+/// has it open is the caller's to know.
+pub(crate) fn open_contained(config: &::sled::Config) -> Result<Db, LogError> {
+    let start = Instant::now();
+    loop {
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| LogError::Engine("sled cannot read them".to_owned()))?;
+        match opened {
+            Err(::sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && start.elapsed() < RELEASE =>
+            {
+                thread::sleep(RELEASE_POLL);
+            }
+            opened => return opened.map_err(engine),
+        }
+    }
+}
+
+fn torn_snapshots(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut torn = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let text = name.to_string_lossy();
+        if text.starts_with("snap.") && text.ends_with(".generating") {
+            torn.push(directory.join(name));
+        }
+    }
+    Ok(torn)
+}
+
+fn engine(error: ::sled::Error) -> LogError {
+    match error {
+        ::sled::Error::Io(error) => LogError::Io(error),
+        ::sled::Error::Corruption { .. } => LogError::Engine("sled finds them corrupt".to_owned()),
+        other => LogError::Engine(other.to_string()),
+    }
+}
+
+fn position(key: &[u8]) -> Result<Position, LogError> {
+    let bytes = key.try_into();
+    let bytes = bytes.map_err(|_| LogError::Engine("they hold a foreign key".to_owned()))?;
+    Ok(Position(u64::from_be_bytes(bytes)))
+}
+
+impl Log for SledLog {
+    fn head(&self) -> Result<Position, LogError> {
+        match self.db.last().map_err(engine)? {
+            Some((key, _)) => Ok(position(&key)?.plus(1)),
+            None => Ok(Position::ZERO),
+        }
+    }
+
+    /// The directory belongs to one process, and there the writer alone appends, so that the head
+    /// cannot move between the look at it and the batch.
+    fn append(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError> {
+        let head = self.head()?;
+        if head != expected {
+            return Ok(Append::Conflict { head });
+        }
+        let mut batch = Batch::default();
+        for (position, record) in (expected.0..).zip(records) {
+            batch.insert(&position.to_be_bytes(), record.as_slice());
+        }
+        self.db.apply_batch(batch).map_err(engine)?;
+        self.sync()?;
+        Ok(Append::Appended)
+    }
+
+    fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
+        let mut records = Vec::new();
+        for (entry, expected) in self.db.range(from.0.to_be_bytes()..).take(limit).zip(from.0..) {
+            let (key, record) = entry.map_err(engine)?;
+            if position(&key)? != Position(expected) {
+                return Err(LogError::Gap(Position(expected)));
+            }
+            records.push(record.to_vec());
+        }
+        Ok(records)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(directory: &Path) -> SledLog {
+        SledLog::open(directory, 1 << 20).unwrap()
+    }
+
+    #[test]
+    fn what_was_appended_is_there_after_a_reopening() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().join("log");
+        SledLog::create(&place).unwrap();
+        {
+            let log = log(&place);
+            assert_eq!(log.append(Position(0), &[vec![1], vec![2]]).unwrap(), Append::Appended);
+            assert_eq!(log.append(Position(2), &[vec![3]]).unwrap(), Append::Appended);
+        }
+        let log = log(&place);
+        assert_eq!(log.head().unwrap(), Position(3));
+        assert_eq!(log.read(Position(1), 9).unwrap(), [vec![2], vec![3]]);
+        assert_eq!(log.read(Position(0), 1).unwrap(), [vec![1]]);
+    }
+
+    #[test]
+    fn another_head_is_a_conflict_and_changes_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().join("log");
+        SledLog::create(&place).unwrap();
+        let log = log(&place);
+        let conflict = Append::Conflict { head: Position(0) };
+        assert_eq!(log.append(Position(1), &[vec![1]]).unwrap(), conflict);
+        assert_eq!(log.head().unwrap(), Position(0));
+    }
+
+    #[test]
+    fn a_torn_snapshot_is_no_obstacle() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().join("log");
+        SledLog::create(&place).unwrap();
+        fs::write(place.join("snap.00000000000000FF.generating"), b"torn").unwrap();
+        assert_eq!(log(&place).head().unwrap(), Position(0));
+    }
+
+    #[test]
+    fn a_gap_is_found_and_never_read_over() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().join("log");
+        SledLog::create(&place).unwrap();
+        let log = log(&place);
+        assert_eq!(log.append(Position(0), &vec![vec![1]; 5]).unwrap(), Append::Appended);
+        log.db.remove(3u64.to_be_bytes()).unwrap();
+        assert!(matches!(log.read(Position(0), 9), Err(LogError::Gap(Position(3)))));
+        assert!(matches!(log.read(Position(3), 9), Err(LogError::Gap(Position(3)))));
+    }
+
+    #[test]
+    fn no_log_is_made_by_opening_one() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(SledLog::open(&place.path().join("log"), 1 << 20).is_err());
+        assert!(!place.path().join("log").exists());
+    }
+}

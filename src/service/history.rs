@@ -1,0 +1,177 @@
+//! A person's activation history, for support staff.
+
+use std::sync::Arc;
+
+use super::license::LicenseDetails;
+use super::store::{Store, StoreError};
+use super::{Service, ServiceError, Staff, reading};
+use crate::domain::{
+    ActivationId, Email, LicenseId, LicenseKey, Operation, Position, Purpose, Rejection, SubjectId,
+    Timestamp,
+};
+use crate::views::{Entry, ViewsError};
+
+/// How many activations of a license a history shows; the rest is listed in pages.
+const NEWEST: usize = 100;
+/// How many entries are read at a time.
+const ENTRIES: usize = 1000;
+
+/// Whose history.
+pub enum Person {
+    /// By their address.
+    Email(Email),
+    /// By a license key of theirs.
+    LicenseKey(LicenseKey),
+}
+
+/// A person's history.
+pub struct History {
+    /// Their address.
+    pub email: Email,
+    /// Their licenses, oldest first.
+    pub licenses: Vec<LicenseHistory>,
+}
+
+/// The history of a license.
+pub struct LicenseHistory {
+    /// The license.
+    pub license: LicenseDetails,
+    /// Its newest activations, newest first.
+    pub activations: Vec<ActivationDetails>,
+    /// How many there are in all.
+    pub activations_total: u64,
+}
+
+/// One use of a seat.
+pub struct ActivationDetails {
+    /// Which.
+    pub id: ActivationId,
+    /// When it began.
+    pub activated_at: Timestamp,
+    /// When it ended. `None`: it holds its seat.
+    pub deactivated_at: Option<Timestamp>,
+}
+
+/// The activations of a license, a page at a time.
+pub struct Activations {
+    store: Arc<Store>,
+    license: LicenseId,
+    next: Option<Position>,
+    page: usize,
+}
+
+impl Service {
+    /// A person, their licenses, and the newest activations of each.
+    pub async fn history(
+        self: &Arc<Self>,
+        staff: &Staff,
+        person: Person,
+        purpose: Purpose,
+    ) -> Result<History, ServiceError> {
+        let subject = match person {
+            Person::Email(email) => self.find_subject(&email)?,
+            Person::LicenseKey(key) => self.owned(&key)?.1,
+        };
+        self.record(subject, staff.access(purpose, Operation::GetHistory)).await?;
+        let service = Arc::clone(self);
+        reading(move || service.read_history(subject)).await
+    }
+
+    fn read_history(&self, subject: SubjectId) -> Result<History, ServiceError> {
+        let email = self.store.email(subject)?.ok_or(Rejection::SubjectNotFound)?;
+        let mut licenses = Vec::new();
+        for entry in subject_entries(&self.store, subject)? {
+            let Some(id) = entry.issued else { continue };
+            let newest = self.store.views.newest_activations(id, NEWEST)?;
+            let activations =
+                newest.into_iter().map(|id| details(&self.store, id)).collect::<Result<_, _>>()?;
+            let view = self.store.views.license(id)?.ok_or(Rejection::LicenseNotFound)?;
+            licenses.push(LicenseHistory {
+                license: self.details(id)?,
+                activations,
+                activations_total: view.activations,
+            });
+        }
+        Ok(History { email, licenses })
+    }
+
+    /// All activations of a license, oldest first, `page` at a time.
+    pub async fn activations(
+        &self,
+        staff: &Staff,
+        key: &LicenseKey,
+        purpose: Purpose,
+        page: usize,
+    ) -> Result<Activations, ServiceError> {
+        let (license, subject) = self.owned(key)?;
+        self.record(subject, staff.access(purpose, Operation::ListActivations)).await?;
+        let store = Arc::clone(&self.store);
+        Ok(Activations { store, license, next: Some(Position::ZERO), page })
+    }
+}
+
+impl Activations {
+    /// The next page; empty after the last.
+    pub async fn next_page(mut self) -> Result<(Self, Vec<ActivationDetails>), ServiceError> {
+        reading(move || {
+            let page = self.read_page()?;
+            Ok((self, page))
+        })
+        .await
+    }
+
+    fn read_page(&mut self) -> Result<Vec<ActivationDetails>, ServiceError> {
+        let mut page = Vec::new();
+        while page.len() < self.page
+            && let Some(from) = self.next
+        {
+            let wanted = self.page - page.len();
+            let entries = self.store.views.license_entries(self.license, from, wanted)?;
+            self.next = entries.last().map(|entry| entry.position.plus(1));
+            for id in entries.into_iter().filter_map(|entry| entry.activated) {
+                page.push(details(&self.store, id)?);
+            }
+        }
+        Ok(page)
+    }
+}
+
+/// All of a person's own entries.
+pub(super) fn subject_entries(
+    store: &Store,
+    subject: SubjectId,
+) -> Result<Vec<Entry>, ServiceError> {
+    all_entries(|from| store.views.subject_entries(subject, from, ENTRIES))
+}
+
+/// All of a license's entries.
+pub(super) fn license_entries(
+    store: &Store,
+    license: LicenseId,
+) -> Result<Vec<Entry>, ServiceError> {
+    all_entries(|from| store.views.license_entries(license, from, ENTRIES))
+}
+
+fn all_entries(
+    read: impl Fn(Position) -> Result<Vec<Entry>, ViewsError>,
+) -> Result<Vec<Entry>, ServiceError> {
+    let mut entries: Vec<Entry> = Vec::new();
+    loop {
+        let next = entries.last().map_or(Position::ZERO, |last| last.position.plus(1));
+        let page = read(next)?;
+        if page.is_empty() {
+            return Ok(entries);
+        }
+        entries.extend(page);
+    }
+}
+
+fn details(store: &Store, id: ActivationId) -> Result<ActivationDetails, ServiceError> {
+    let activation = store.views.activation(id)?.ok_or(Rejection::ActivationNotFound)?;
+    let at = |position| Ok::<_, StoreError>(store.event(position)?.event.at());
+    Ok(ActivationDetails {
+        id,
+        activated_at: at(activation.activated)?,
+        deactivated_at: activation.ended.map(at).transpose()?,
+    })
+}

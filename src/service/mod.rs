@@ -1,0 +1,162 @@
+//! The one path: a request becomes a command, the [`writer`] decides and appends, the answer goes
+//! back. Reads go through the [`store`], and each read of personal data through the writer first.
+
+pub mod activation;
+pub mod clock;
+pub mod history;
+pub mod keeper;
+pub mod license;
+pub mod privacy;
+pub mod store;
+pub mod writer;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::{
+    Access, Actor, LicenseId, Operation, Product, Purpose, Rejection, Role, SubjectCommand,
+    SubjectId,
+};
+use crate::log::LogError;
+use crate::policy::Policy;
+use crate::receipt::{KeyRing, PublicKeys, ReceiptError};
+use crate::vault::VaultError;
+use crate::views::ViewsError;
+use clock::Clock;
+use store::{Store, StoreError};
+use writer::{Granted, NoAnswer, Request, WriterHandle};
+
+/// What all calls share.
+pub struct Service {
+    store: Arc<Store>,
+    writer: WriterHandle,
+    clock: Arc<dyn Clock>,
+    receipts: KeyRing,
+    receipt_keys: PublicKeys,
+    settings: Settings,
+}
+
+/// What the vendor decides.
+pub struct Settings {
+    /// The `iss` of receipts. A retry is answered byte for byte only as long as it stays.
+    pub issuer: String,
+    /// How long the receipts of a product are good for; for ever where it is not named.
+    pub leases: HashMap<Product, Duration>,
+    /// What exports state.
+    pub policy: Policy,
+}
+
+/// A member of staff who calls.
+#[derive(Debug, Clone)]
+pub struct Staff {
+    /// Who.
+    pub actor: Actor,
+    /// As what.
+    pub role: Role,
+}
+
+impl Staff {
+    fn access(&self, purpose: Purpose, operation: Operation) -> Access {
+        Access { actor: self.actor.clone(), role: self.role, purpose, operation }
+    }
+
+    /// A change of a license is its own purpose.
+    fn administration(&self, operation: Operation) -> Access {
+        self.access(Purpose::LicenseAdministration, operation)
+    }
+}
+
+/// Why a call is not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The rules refuse it.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The receipt is none.
+    #[error("the receipt {0}")]
+    Receipt(#[from] ReceiptError),
+    /// Only a receipt with an end can get a new one.
+    #[error("the receipt has no end, so it needs no renewal")]
+    NotLeased,
+    /// Too many wait already; nothing has happened.
+    #[error("the server is busy; call again")]
+    Overloaded,
+    /// The writer has stopped; what was asked may or may not have happened.
+    #[error("the server is stopping; call again")]
+    Stopped,
+    /// What is stored cannot be read. For the operator's log, not for the client.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ViewsError> for ServiceError {
+    fn from(error: ViewsError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<LogError> for ServiceError {
+    fn from(error: LogError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<VaultError> for ServiceError {
+    fn from(error: VaultError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<NoAnswer> for ServiceError {
+    fn from(reason: NoAnswer) -> Self {
+        match reason {
+            NoAnswer::Overloaded => Self::Overloaded,
+            NoAnswer::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl Service {
+    /// Puts the parts together.
+    pub fn new(
+        store: Arc<Store>,
+        writer: WriterHandle,
+        clock: Arc<dyn Clock>,
+        receipts: KeyRing,
+        settings: Settings,
+    ) -> Self {
+        let receipt_keys = receipts.public();
+        Self { store, writer, clock, receipts, receipt_keys, settings }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Granted, ServiceError> {
+        Ok(self.writer.ask(request).await??)
+    }
+
+    /// Records that a person's data is about to be read.
+    async fn record(&self, subject: SubjectId, access: Access) -> Result<(), ServiceError> {
+        let command = SubjectCommand::RecordAccess(access);
+        self.ask(Request::Subject(subject, command)).await.map(drop)
+    }
+
+    /// The license with this key.
+    fn find_license(&self, key: &crate::domain::LicenseKey) -> Result<LicenseId, Rejection> {
+        let tag = self.store.vault.tag_key().license_key(key);
+        self.store.vault.license_by_key(&tag).ok_or(Rejection::LicenseNotFound)
+    }
+
+    /// The person with this address.
+    fn find_subject(&self, email: &crate::domain::Email) -> Result<SubjectId, Rejection> {
+        let tag = self.store.vault.tag_key().email(email);
+        self.store.vault.subject_by_email(&tag).ok_or(Rejection::SubjectNotFound)
+    }
+}
+
+/// Runs what reads much from disk where it holds nobody up.
+async fn reading<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    // A read that panicked is a defect; the call it belongs to ends, and nothing was written.
+    tokio::task::spawn_blocking(read).await.unwrap_or(Err(ServiceError::Stopped))
+}

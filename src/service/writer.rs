@@ -1,0 +1,466 @@
+//! The one writer: it alone appends, so it decides against state that nobody else changes.
+//!
+//! It takes all requests that wait, up to a bound, decides each against state that includes the
+//! events decided before it in the same batch, makes the keys they need, seals the events, appends
+//! them as one batch, and answers everybody once that is durable. A batch without events costs no
+//! disk access.
+//!
+//! After a failed write or sync nothing is known about the disk: the writer answers nobody any more,
+//! stops, and the process ends. What was not acknowledged may or may not have happened; a retry
+//! tells.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rand::CryptoRng;
+use tokio::sync::{mpsc, oneshot};
+
+use super::clock::Clock;
+use super::store::{Store, StoreError, key_name};
+use crate::domain::{
+    Access, Activation, Command, Email, Event, Issue, License, LicenseCommand, LicenseId,
+    LicenseKey, Position, Rejection, State, SubjectCommand, SubjectId, Terms, Timestamp, decide,
+    evolve,
+};
+use crate::log::record::{self, Header, KeySlot, RecordHash};
+use crate::log::tree::CompactRange;
+use crate::log::{Append, LogError, codec};
+use crate::seal::{DataKey, LookupTag, RecordId, RecordKey, TooLong};
+use crate::vault::{KeyName, NewKey};
+
+/// The most requests that one batch answers. Beyond a few hundred a larger batch saves nothing: the
+/// sync is shared already, and the first in it would wait for the last.
+const BATCH: usize = 256;
+
+/// How much of the state is kept between batches. An entry is about 200 bytes.
+const STATE_KEPT: usize = 100_000;
+
+/// What is asked of the writer.
+pub enum Request {
+    /// Issue a license to the person with this address, known or not.
+    Issue {
+        /// The license.
+        license: LicenseId,
+        /// To whom.
+        email: Email,
+        /// The key it gets.
+        key: LicenseKey,
+        /// What it grants.
+        terms: Terms,
+        /// Who issues it.
+        by: Access,
+    },
+    /// Do this with a license.
+    License(LicenseId, LicenseCommand),
+    /// Do this with a person's record.
+    Subject(SubjectId, SubjectCommand),
+}
+
+/// What a granted request led to. All of it is durable.
+pub struct Granted {
+    /// The events, none where everything was so already.
+    pub events: Vec<Appended>,
+    /// The license after them, where the request was about one.
+    pub license: Option<License>,
+    /// The activation that the request named.
+    pub activation: Option<Activation>,
+}
+
+/// An event in the log.
+#[derive(Clone)]
+pub struct Appended {
+    /// What happened.
+    pub event: Event,
+    /// The hash of its record.
+    pub hash: RecordHash,
+}
+
+/// Why the writer did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// Too many wait already; nothing has happened.
+    Overloaded,
+    /// It has stopped; what was asked may or may not have happened.
+    Stopped,
+}
+
+type Answer = Result<Granted, Rejection>;
+
+struct Job {
+    request: Request,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Where requests go in.
+#[derive(Clone)]
+pub struct WriterHandle {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl WriterHandle {
+    /// Asks, and waits until the answer is durable.
+    pub async fn ask(&self, request: Request) -> Result<Answer, NoAnswer> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.try_send(Job { request, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NoAnswer::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => NoAnswer::Stopped,
+        })?;
+        answered.await.map_err(|_| NoAnswer::Stopped)
+    }
+}
+
+/// Why the writer stopped before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WriterError {
+    /// What is stored cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An event does not fit a record.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// A defect in this software.
+    #[error("the writer panicked; this is a defect, please report it with the lines above")]
+    Panicked,
+}
+
+impl From<LogError> for WriterError {
+    fn from(error: LogError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Resolves when the writer has stopped.
+pub type Stopped = oneshot::Receiver<Result<(), WriterError>>;
+
+/// What a writer works with.
+pub struct Parts {
+    /// What it writes to. The views are up to the log.
+    pub store: Arc<Store>,
+    /// The tree over the log's records; the writer adds to it.
+    pub tree: Arc<Mutex<CompactRange>>,
+    /// The time of events.
+    pub clock: Arc<dyn Clock>,
+    /// Ids and keys.
+    pub rng: Box<dyn CryptoRng + Send>,
+    /// How many requests may wait.
+    pub queue: usize,
+}
+
+/// Starts the writer on a thread of its own. It stops when the last handle is gone and everything
+/// that waits is answered; the receiver then has its result.
+pub fn spawn(parts: Parts) -> std::io::Result<(WriterHandle, Stopped)> {
+    let (jobs, queue) = mpsc::channel(parts.queue);
+    let (stopped, result) = oneshot::channel();
+    let head = parts.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
+    let writer = Writer {
+        head,
+        store: parts.store,
+        tree: parts.tree,
+        clock: parts.clock,
+        rng: parts.rng,
+        state: State::default(),
+    };
+    thread::Builder::new().name("writer".to_owned()).spawn(move || {
+        let run = std::panic::AssertUnwindSafe(|| writer.run(queue));
+        let result = std::panic::catch_unwind(run).unwrap_or(Err(WriterError::Panicked));
+        // Nobody may be left to hear it.
+        let _ = stopped.send(result);
+    })?;
+    Ok((WriterHandle { jobs }, result))
+}
+
+struct Writer {
+    store: Arc<Store>,
+    tree: Arc<Mutex<CompactRange>>,
+    clock: Arc<dyn Clock>,
+    rng: Box<dyn CryptoRng + Send>,
+    /// The next position.
+    head: Position,
+    /// Part of the views, as of `head`.
+    state: State,
+}
+
+/// A batch, decided and not yet appended.
+#[derive(Default)]
+struct Plan {
+    events: Vec<Planned>,
+    /// Where each request's events begin and end, or why it is refused.
+    decisions: Vec<Result<Decision, Rejection>>,
+    /// Persons that this batch registers, by the tag of their address.
+    new_subjects: HashMap<LookupTag, SubjectId>,
+}
+
+struct Planned {
+    event: Event,
+    /// What it is sealed under.
+    key: NewKey,
+}
+
+struct Decision {
+    events: std::ops::Range<usize>,
+    license: Option<License>,
+    activation: Option<Activation>,
+}
+
+impl Writer {
+    fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<(), WriterError> {
+        let mut jobs = Vec::with_capacity(BATCH);
+        while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
+            // On an error `jobs` and `queue` are dropped: everyone who waits learns that it stopped.
+            let answers = self.commit(&jobs).inspect_err(|error| {
+                if let WriterError::Store(StoreError::Views(_)) = error {
+                    // Where this fails too, they will not open either.
+                    let _ = self.store.views.distrust();
+                }
+            })?;
+            for (job, answer) in jobs.drain(..).zip(answers) {
+                // The client may be gone.
+                let _ = job.answer.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides and appends until no other writer gets in between.
+    fn commit(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, WriterError> {
+        loop {
+            let plan = self.decide(jobs)?;
+            let records = self.seal(&plan.events)?;
+            if records.is_empty() || self.append(&records)? {
+                return self.publish(plan, &records);
+            }
+            self.catch_up()?;
+        }
+    }
+
+    fn decide(&mut self, jobs: &[Job]) -> Result<Plan, WriterError> {
+        if self.state.licenses.len() + self.state.activations.len() > STATE_KEPT {
+            self.state = State::default();
+        }
+        let now = self.clock.now();
+        let mut plan = Plan::default();
+        for job in jobs {
+            let decision = self.decide_one(&job.request, now, &mut plan)?;
+            plan.decisions.push(decision);
+        }
+        Ok(plan)
+    }
+
+    fn decide_one(
+        &mut self,
+        request: &Request,
+        now: Timestamp,
+        plan: &mut Plan,
+    ) -> Result<Result<Decision, Rejection>, WriterError> {
+        let tag_key = self.store.vault.tag_key();
+        let mut tags = None;
+        let command = match request {
+            Request::Issue { license, email, key, terms, by } => {
+                let email_tag = tag_key.email(email);
+                tags = Some((email_tag, tag_key.license_key(key)));
+                let known = self.store.vault.subject_by_email(&email_tag);
+                let subject = known.or_else(|| plan.new_subjects.get(&email_tag).copied());
+                let subject = subject.unwrap_or_else(|| self.new_subject());
+                let (email, key, by) = (email.clone(), key.clone(), by.clone());
+                let issue = Issue { subject, email, key, terms: terms.clone(), by };
+                Command::License(*license, LicenseCommand::Issue(issue))
+            }
+            Request::License(license, command) => Command::License(*license, command.clone()),
+            Request::Subject(subject, command) => Command::Subject(*subject, command.clone()),
+        };
+        self.load(&command)?;
+        let events = match decide(&self.state, &command, now) {
+            Ok(events) => events,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let first = plan.events.len();
+        for event in events {
+            let position = self.head.plus(plan.events.len() as u64);
+            evolve(&mut self.state, position, &event);
+            let tag = match (&event, tags) {
+                (Event::SubjectRegistered { subject, .. }, Some((email, _))) => {
+                    plan.new_subjects.insert(email, *subject);
+                    Some(email)
+                }
+                (Event::LicenseIssued { .. }, Some((_, key))) => Some(key),
+                _ => None,
+            };
+            let name = key_name(&event, self.owner(&command));
+            plan.events.push(Planned { event, key: NewKey { name, tag } });
+        }
+        Ok(Ok(Decision {
+            events: first..plan.events.len(),
+            license: self.license(&command).cloned(),
+            activation: named_activation(&command)
+                .and_then(|activation| self.state.activations.get(&activation).copied()),
+        }))
+    }
+
+    /// Puts into the state what exists of what the command names.
+    fn load(&mut self, command: &Command) -> Result<(), StoreError> {
+        let (store, state) = (&self.store, &mut self.state);
+        let subject = match command {
+            Command::License(id, command) => {
+                if !state.licenses.contains_key(id)
+                    && let Some(license) = store.license(*id)?
+                {
+                    state.licenses.insert(*id, license);
+                }
+                if let LicenseCommand::Issue(issue) = command { Some(issue.subject) } else { None }
+            }
+            Command::Subject(subject, _) => Some(*subject),
+        };
+        if let Some(subject) = subject
+            && !state.subjects.contains_key(&subject)
+            && let Some(known) = store.views.subject(subject)?
+        {
+            state.subjects.insert(subject, known);
+        }
+        if let Some(activation) = named_activation(command)
+            && !state.activations.contains_key(&activation)
+            && let Some(known) = store.views.activation(activation)?
+        {
+            state.activations.insert(activation, known);
+        }
+        Ok(())
+    }
+
+    fn license(&self, command: &Command) -> Option<&License> {
+        match command {
+            Command::License(id, _) => self.state.licenses.get(id),
+            Command::Subject(..) => None,
+        }
+    }
+
+    /// Whose data the command's events are.
+    fn owner(&self, command: &Command) -> SubjectId {
+        match command {
+            Command::License(_, LicenseCommand::Issue(issue)) => issue.subject,
+            Command::License(id, _) => match self.state.licenses.get(id) {
+                Some(license) => license.subject,
+                None => SubjectId::from_bytes([0; 16]),
+            },
+            Command::Subject(subject, _) => *subject,
+        }
+    }
+
+    fn new_subject(&mut self) -> SubjectId {
+        let mut bytes = [0; 16];
+        self.rng.fill_bytes(&mut bytes);
+        SubjectId::from_bytes(bytes)
+    }
+
+    /// Makes the keys that are not there yet, durably, then the records.
+    fn seal(&mut self, events: &[Planned]) -> Result<Vec<Vec<u8>>, WriterError> {
+        let mut slots: HashMap<KeyName, KeySlot> = HashMap::new();
+        let mut new: Vec<NewKey> = Vec::new();
+        for Planned { key, .. } in events {
+            if slots.contains_key(&key.name) {
+                continue;
+            }
+            if let Some(slot) = self.store.vault.find(&key.name) {
+                slots.insert(key.name, slot);
+            } else if !new.iter().any(|other| other.name == key.name) {
+                new.push(*key);
+            }
+        }
+        if !new.is_empty() {
+            let made = self.store.vault.create(&new, &mut *self.rng).map_err(StoreError::from)?;
+            slots.extend(new.iter().map(|key| key.name).zip(made));
+        }
+        let mut keys: HashMap<KeySlot, DataKey> = HashMap::new();
+        let mut records = Vec::with_capacity(events.len());
+        for (Planned { event, key }, position) in events.iter().zip(self.head.0..) {
+            let slot = slots[&key.name];
+            let data_key = match keys.entry(slot) {
+                std::collections::hash_map::Entry::Occupied(key) => key.into_mut(),
+                std::collections::hash_map::Entry::Vacant(place) => {
+                    place.insert(self.store.vault.key(slot).map_err(StoreError::from)?)
+                }
+            };
+            let mut id = RecordId::default();
+            self.rng.fill_bytes(&mut id);
+            let record_key = RecordKey::derive(data_key, &id);
+            let (event_type, plaintext) = codec::encode(event);
+            let commitment = *record_key.commitment();
+            let position = Position(position);
+            let header = Header { event_type, position, slot, id, commitment };
+            let sealed = record_key.seal(&plaintext, &header.to_bytes())?;
+            records.push(record::encode(&header, &sealed));
+        }
+        Ok(records)
+    }
+
+    /// Whether the records are in the log now. If not, another writer was first.
+    fn append(&mut self, records: &[Vec<u8>]) -> Result<bool, WriterError> {
+        let log = &self.store.log;
+        loop {
+            match log.append(self.head, records)? {
+                Append::Appended => return Ok(true),
+                Append::Conflict { .. } => return Ok(false),
+                // Record ids are random, so equal records are ours.
+                Append::Unknown => {
+                    let there = log.read(self.head, records.len())?;
+                    if !there.is_empty() {
+                        return Ok(there == records);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what another writer appended.
+    fn catch_up(&mut self) -> Result<(), WriterError> {
+        self.state = State::default();
+        let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        self.head = crate::log::scan(self.store.log.as_ref(), self.head, |_, bytes| {
+            tree.push(record::hash(bytes));
+            Ok::<_, LogError>(())
+        })?;
+        drop(tree);
+        Ok(self.store.catch_up(|_| ())?)
+    }
+
+    /// The events are durable: the views take them in, and everyone gets an answer.
+    fn publish(&mut self, plan: Plan, records: &[Vec<u8>]) -> Result<Vec<Answer>, WriterError> {
+        let hashes: Vec<RecordHash> = records.iter().map(|bytes| record::hash(bytes)).collect();
+        if let Some(&last) = hashes.last() {
+            let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+            for &hash in &hashes {
+                tree.push(hash);
+            }
+            drop(tree);
+            let events: Vec<(Position, Event)> = (self.head.0..)
+                .map(Position)
+                .zip(plan.events.iter().map(|planned| planned.event.clone()))
+                .collect();
+            self.store.views.apply(&events, last).map_err(StoreError::from)?;
+            self.head = self.head.plus(records.len() as u64);
+        }
+        let appended = |range: std::ops::Range<usize>| {
+            plan.events[range.clone()]
+                .iter()
+                .zip(&hashes[range])
+                .map(|(planned, &hash)| Appended { event: planned.event.clone(), hash })
+                .collect()
+        };
+        let granted = |decision: Decision| Granted {
+            events: appended(decision.events),
+            license: decision.license,
+            activation: decision.activation,
+        };
+        Ok(plan.decisions.into_iter().map(|decision| decision.map(granted)).collect())
+    }
+}
+
+fn named_activation(command: &Command) -> Option<crate::domain::ActivationId> {
+    match command {
+        Command::License(
+            _,
+            LicenseCommand::Activate { activation, .. }
+            | LicenseCommand::Deactivate { activation, .. },
+        ) => Some(*activation),
+        _ => None,
+    }
+}

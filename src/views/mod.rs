@@ -1,0 +1,509 @@
+//! The views: what the log says, arranged for questions. Disposable: whatever is wrong with them,
+//! they are deleted and built again from the log.
+//!
+//! They live in a sled of their own and are never synced while they serve. What a killed process
+//! wrote is still in the kernel's hands, but after a power cut any part of it may be missing, and
+//! sled does not always tell. So views are believed only if they were closed in order, or were
+//! written since this machine's last boot.
+
+mod row;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sled::{Batch, Db};
+
+use crate::domain::{
+    Activation, ActivationId, Event, LicenseId, Position, Status, Subject, SubjectId,
+};
+use crate::log::LogError;
+use crate::log::record::RecordHash;
+use crate::log::sled::open_contained;
+use row::{ActivationRow, CheckpointRow, EntryRow, LicenseRow, SCHEMA, SubjectRow};
+
+/// The views cannot be read or written. They can be rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewsError {
+    /// The disk, or what lies between it and us.
+    #[error("the views cannot be read or written: {0}")]
+    Io(#[from] io::Error),
+    /// Their files are damaged.
+    #[error("the views are damaged: {0}")]
+    Damaged(String),
+}
+
+/// What the views know of a license; its terms are in its record.
+#[derive(Debug, Clone, Copy)]
+pub struct LicenseView {
+    /// Whose it is.
+    pub subject: SubjectId,
+    /// The position of its issue.
+    pub issued: Position,
+    /// Whether it may be used.
+    pub status: Status,
+    /// Seats in use.
+    pub used: u32,
+    /// Activations in all, ended ones included.
+    pub activations: u64,
+}
+
+/// One event of a person or of a license.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Where it is.
+    pub position: Position,
+    /// The license it issued, where it did.
+    pub issued: Option<LicenseId>,
+    /// The activation that began with it, where one did.
+    pub activated: Option<ActivationId>,
+}
+
+/// How far the views have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The position to go on from.
+    pub next: Position,
+    /// The hash of the record before it; zeros where there is none.
+    pub last: RecordHash,
+}
+
+/// The views of one log.
+pub struct Views {
+    db: Db,
+    directory: PathBuf,
+}
+
+/// Says during which boot the views were written, or that they were closed in order.
+const TRUST: &str = "trust";
+const CLOSED: &str = "closed";
+
+impl Views {
+    /// Opens the views in a directory, or new and empty ones where there are none. What cannot be
+    /// believed is an error; then [`Views::delete`] and open again.
+    pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewsError> {
+        let store = directory.join("sled");
+        let boot = boot_id();
+        if store.exists() {
+            let trust = fs::read_to_string(directory.join(TRUST)).unwrap_or_default();
+            if trust != CLOSED && Some(trust) != boot {
+                return Err(ViewsError::Damaged("they were not closed in order".to_owned()));
+            }
+        }
+        fs::create_dir_all(directory)?;
+        write_synced(&directory.join(TRUST), boot.as_deref().unwrap_or_default())?;
+        let config =
+            sled::Config::new().path(store).cache_capacity(cache_bytes).flush_every_ms(None);
+        let db = open_contained(&config).map_err(|error| match error {
+            LogError::Io(error) => ViewsError::Io(error),
+            LogError::Engine(text) => ViewsError::Damaged(text),
+            other => ViewsError::Damaged(other.to_string()),
+        })?;
+        let views = Self { db, directory: directory.to_owned() };
+        views.checkpoint()?;
+        Ok(views)
+    }
+
+    /// Deletes the views in a directory.
+    pub fn delete(directory: &Path) -> io::Result<()> {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the views durable, so that they are believed at the next start, even after a power cut.
+    pub fn close(&self) -> Result<(), ViewsError> {
+        self.db.flush().map_err(engine)?;
+        fs::File::open(self.directory.join("sled/db"))?.sync_all()?;
+        write_synced(&self.directory.join(TRUST), CLOSED)
+    }
+
+    /// Has the views rebuilt at the next start.
+    pub fn distrust(&self) -> Result<(), ViewsError> {
+        write_synced(&self.directory.join(TRUST), "")
+    }
+
+    /// How far they have come.
+    pub fn checkpoint(&self) -> Result<Checkpoint, ViewsError> {
+        let Some(row) = self.get::<CheckpointRow>(row::CHECKPOINT)? else {
+            return Ok(Checkpoint { next: Position::ZERO, last: RecordHash::default() });
+        };
+        if row.schema != SCHEMA {
+            return Err(ViewsError::Damaged("they have another version's form".to_owned()));
+        }
+        Ok(Checkpoint { next: Position(row.next), last: row.last })
+    }
+
+    /// What is known of a person.
+    pub fn subject(&self, id: SubjectId) -> Result<Option<Subject>, ViewsError> {
+        let row = self.get::<SubjectRow>(&row::subject(id))?;
+        Ok(row.map(|row| Subject { registered: Position(row.registered) }))
+    }
+
+    /// What is known of a license.
+    pub fn license(&self, id: LicenseId) -> Result<Option<LicenseView>, ViewsError> {
+        let Some(row) = self.get::<LicenseRow>(&row::license(id))? else { return Ok(None) };
+        let status = row::status_from_row(row.status).ok_or_else(unreadable)?;
+        Ok(Some(LicenseView {
+            subject: SubjectId::from_bytes(row.subject),
+            issued: Position(row.issued),
+            status,
+            used: row.used,
+            activations: row.activations,
+        }))
+    }
+
+    /// What is known of an activation.
+    pub fn activation(&self, id: ActivationId) -> Result<Option<Activation>, ViewsError> {
+        let row = self.get::<ActivationRow>(&row::activation(id))?;
+        Ok(row.map(|row| Activation {
+            license: LicenseId::from_bytes(row.license),
+            activated: Position(row.activated),
+            ended: row.ended.map(Position),
+        }))
+    }
+
+    /// At most `limit` of a person's own events from a position on: their registration, their
+    /// licenses' issue, and each access.
+    pub fn subject_entries(
+        &self,
+        id: SubjectId,
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<Entry>, ViewsError> {
+        self.entries(id.as_bytes(), from, limit)
+    }
+
+    /// At most `limit` of a license's events from a position on, its issue aside.
+    pub fn license_entries(
+        &self,
+        id: LicenseId,
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<Entry>, ViewsError> {
+        self.entries(id.as_bytes(), from, limit)
+    }
+
+    /// The newest activations of a license, newest first.
+    pub fn newest_activations(
+        &self,
+        id: LicenseId,
+        limit: usize,
+    ) -> Result<Vec<ActivationId>, ViewsError> {
+        let entries = self.db.scan_prefix(row::entries(id.as_bytes())).rev();
+        entries
+            .map(|item| item.map_err(engine).and_then(|(key, value)| read_entry(&key, &value)))
+            .filter_map(|entry| entry.map(|entry| entry.activated).transpose())
+            .take(limit)
+            .collect()
+    }
+
+    fn entries(
+        &self,
+        owner: &[u8; 16],
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<Entry>, ViewsError> {
+        let range = row::entry(owner, from)..=row::entry(owner, Position(u64::MAX));
+        let page = self.db.range(range).take(limit);
+        page.map(|item| item.map_err(engine).and_then(|(key, value)| read_entry(&key, &value)))
+            .collect()
+    }
+
+    /// Takes in events that follow the checkpoint, and moves it, in one atomic batch. `last` is the
+    /// hash of the last one's record.
+    pub fn apply(&self, events: &[(Position, Event)], last: RecordHash) -> Result<(), ViewsError> {
+        let Some((end, _)) = events.last() else { return Ok(()) };
+        let mut changes = Changes::new(self);
+        for (position, event) in events {
+            changes.apply(*position, event)?;
+        }
+        let mut batch = changes.into_batch()?;
+        let next = end.plus(1).0;
+        batch.insert(row::CHECKPOINT, write(&CheckpointRow { schema: SCHEMA, next, last })?);
+        self.db.apply_batch(batch).map_err(engine)
+    }
+
+    fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, ViewsError> {
+        self.db.get(key).map_err(engine)?.map(|bytes| read(&bytes)).transpose()
+    }
+}
+
+/// The rows that a batch of events changes.
+struct Changes<'a> {
+    views: &'a Views,
+    licenses: HashMap<LicenseId, LicenseRow>,
+    activations: HashMap<ActivationId, ActivationRow>,
+    batch: Batch,
+}
+
+impl<'a> Changes<'a> {
+    fn new(views: &'a Views) -> Self {
+        let (licenses, activations) = (HashMap::new(), HashMap::new());
+        Self { views, licenses, activations, batch: Batch::default() }
+    }
+
+    fn apply(&mut self, position: Position, event: &Event) -> Result<(), ViewsError> {
+        match event {
+            Event::SubjectRegistered { subject, .. } => {
+                let row = SubjectRow { registered: position.0 };
+                self.batch.insert(row::subject(*subject), write(&row)?);
+                self.entry(subject.as_bytes(), position, &EntryRow::Registered)
+            }
+            Event::LicenseIssued { license, subject, .. } => {
+                let row = LicenseRow {
+                    subject: *subject.as_bytes(),
+                    issued: position.0,
+                    status: row::status_to_row(Status::Active),
+                    used: 0,
+                    activations: 0,
+                };
+                self.licenses.insert(*license, row);
+                let entry = EntryRow::Issued { license: *license.as_bytes() };
+                self.entry(subject.as_bytes(), position, &entry)
+            }
+            Event::Activated { license, activation, .. } => {
+                let row = self.license(*license)?;
+                row.used += 1;
+                row.activations += 1;
+                let row = ActivationRow {
+                    license: *license.as_bytes(),
+                    activated: position.0,
+                    ended: None,
+                };
+                self.activations.insert(*activation, row);
+                let entry = EntryRow::Activated { activation: *activation.as_bytes() };
+                self.entry(license.as_bytes(), position, &entry)
+            }
+            Event::Deactivated { license, activation, .. } => {
+                let row = self.license(*license)?;
+                row.used = row.used.checked_sub(1).ok_or_else(unreadable)?;
+                self.activation(*activation)?.ended = Some(position.0);
+                self.entry(license.as_bytes(), position, &EntryRow::Deactivated)
+            }
+            Event::LicenseSuspended { license, .. } => {
+                self.status(*license, position, Status::Suspended)
+            }
+            Event::LicenseReinstated { license, .. } => {
+                self.status(*license, position, Status::Active)
+            }
+            Event::LicenseRevoked { license, .. } => {
+                self.status(*license, position, Status::Revoked)
+            }
+            Event::AccessRecorded { subject, .. } => {
+                self.entry(subject.as_bytes(), position, &EntryRow::Access)
+            }
+        }
+    }
+
+    fn status(
+        &mut self,
+        license: LicenseId,
+        position: Position,
+        status: Status,
+    ) -> Result<(), ViewsError> {
+        self.license(license)?.status = row::status_to_row(status);
+        self.entry(license.as_bytes(), position, &EntryRow::Changed)
+    }
+
+    fn entry(
+        &mut self,
+        owner: &[u8; 16],
+        position: Position,
+        entry: &EntryRow,
+    ) -> Result<(), ViewsError> {
+        self.batch.insert(row::entry(owner, position), write(entry)?);
+        Ok(())
+    }
+
+    fn license(&mut self, id: LicenseId) -> Result<&mut LicenseRow, ViewsError> {
+        changed(self.views, &mut self.licenses, id, &row::license(id))
+    }
+
+    fn activation(&mut self, id: ActivationId) -> Result<&mut ActivationRow, ViewsError> {
+        changed(self.views, &mut self.activations, id, &row::activation(id))
+    }
+
+    fn into_batch(mut self) -> Result<Batch, ViewsError> {
+        for (id, row) in &self.licenses {
+            self.batch.insert(row::license(*id), write(row)?);
+        }
+        for (id, row) in &self.activations {
+            self.batch.insert(row::activation(*id), write(row)?);
+        }
+        Ok(self.batch)
+    }
+}
+
+/// The row as the batch has changed it so far. The log names nothing that it did not introduce, so a
+/// row that is not there was lost.
+fn changed<'r, I: Copy + Eq + std::hash::Hash, R: DeserializeOwned>(
+    views: &Views,
+    rows: &'r mut HashMap<I, R>,
+    id: I,
+    key: &[u8],
+) -> Result<&'r mut R, ViewsError> {
+    use std::collections::hash_map::Entry;
+    match rows.entry(id) {
+        Entry::Occupied(row) => Ok(row.into_mut()),
+        Entry::Vacant(place) => Ok(place.insert(views.get(key)?.ok_or_else(unreadable)?)),
+    }
+}
+
+fn read_entry(key: &[u8], value: &[u8]) -> Result<Entry, ViewsError> {
+    let position = row::entry_position(key).ok_or_else(unreadable)?;
+    let (issued, activated) = match read(value)? {
+        EntryRow::Issued { license } => (Some(LicenseId::from_bytes(license)), None),
+        EntryRow::Activated { activation } => (None, Some(ActivationId::from_bytes(activation))),
+        _ => (None, None),
+    };
+    Ok(Entry { position, issued, activated })
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewsError> {
+    postcard::from_bytes(bytes).map_err(|_| unreadable())
+}
+
+fn write<T: Serialize>(row: &T) -> Result<Vec<u8>, ViewsError> {
+    postcard::to_stdvec(row).map_err(|_| unreadable())
+}
+
+fn unreadable() -> ViewsError {
+    ViewsError::Damaged("a row is missing or cannot be read".to_owned())
+}
+
+fn engine(error: sled::Error) -> ViewsError {
+    match error {
+        sled::Error::Io(error) => ViewsError::Io(error),
+        other => ViewsError::Damaged(other.to_string()),
+    }
+}
+
+fn write_synced(path: &Path, text: &str) -> Result<(), ViewsError> {
+    fs::write(path, text)?;
+    Ok(fs::File::open(path)?.sync_all()?)
+}
+
+/// Names the running kernel's boot; `None` where the system does not tell.
+fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Email, SigningKeyId, Timestamp};
+    use crate::domain::{LicenseKey, Product, Seats, Terms};
+
+    const SUBJECT: SubjectId = SubjectId::from_bytes([1; 16]);
+    const LICENSE: LicenseId = LicenseId::from_bytes([2; 16]);
+
+    fn activation(byte: u8) -> ActivationId {
+        ActivationId::from_bytes([byte; 16])
+    }
+
+    fn events() -> Vec<(Position, Event)> {
+        let at = Timestamp::from_millis(0).unwrap();
+        let activated = |byte| Event::Activated {
+            license: LICENSE,
+            activation: activation(byte),
+            signing_key: SigningKeyId::from_bytes([0; 32]),
+            lease_until: None,
+            at,
+        };
+        let events = [
+            Event::SubjectRegistered {
+                subject: SUBJECT,
+                email: Email::parse("ada@example.com").unwrap(),
+                at,
+            },
+            Event::LicenseIssued {
+                license: LICENSE,
+                subject: SUBJECT,
+                key: LicenseKey::generate(|| 0),
+                terms: Terms {
+                    product: Product::parse("p").unwrap(),
+                    seats: Seats::new(3).unwrap(),
+                    expires_at: None,
+                    updates_until: None,
+                },
+                at,
+            },
+            activated(10),
+            activated(11),
+            Event::Deactivated {
+                license: LICENSE,
+                activation: activation(10),
+                by_staff: false,
+                at,
+            },
+            Event::LicenseSuspended { license: LICENSE, at },
+        ];
+        (0..).map(Position).zip(events).collect()
+    }
+
+    fn assert_as_expected(views: &Views) {
+        assert_eq!(views.checkpoint().unwrap(), Checkpoint { next: Position(6), last: [9; 32] });
+        assert_eq!(views.subject(SUBJECT).unwrap().unwrap().registered, Position(0));
+        let license = views.license(LICENSE).unwrap().unwrap();
+        assert_eq!((license.used, license.activations), (1, 2));
+        assert_eq!((license.status, license.issued), (Status::Suspended, Position(1)));
+        let ended = views.activation(activation(10)).unwrap().unwrap();
+        assert_eq!((ended.activated, ended.ended), (Position(2), Some(Position(4))));
+        assert_eq!(views.newest_activations(LICENSE, 9).unwrap(), [activation(11), activation(10)]);
+        assert_eq!(views.newest_activations(LICENSE, 1).unwrap(), [activation(11)]);
+        let positions = |entries: Vec<Entry>| -> Vec<u64> {
+            entries.iter().map(|entry| entry.position.0).collect()
+        };
+        assert_eq!(positions(views.subject_entries(SUBJECT, Position(0), 9).unwrap()), [0, 1]);
+        assert_eq!(positions(views.license_entries(LICENSE, Position(3), 2).unwrap()), [3, 4]);
+    }
+
+    #[test]
+    fn one_batch_or_many_give_the_same_views() {
+        let place = tempfile::tempdir().unwrap();
+        let one = Views::open(&place.path().join("one"), 1 << 20).unwrap();
+        one.apply(&events(), [9; 32]).unwrap();
+        assert_as_expected(&one);
+        let many = Views::open(&place.path().join("many"), 1 << 20).unwrap();
+        for event in events() {
+            many.apply(&[event], [9; 32]).unwrap();
+        }
+        assert_as_expected(&many);
+    }
+
+    #[test]
+    fn views_are_believed_when_closed_or_killed_but_not_after_a_power_cut() {
+        let place = tempfile::tempdir().unwrap();
+        let views = Views::open(place.path(), 1 << 20).unwrap();
+        views.apply(&events(), [9; 32]).unwrap();
+        drop(views);
+        let killed = Views::open(place.path(), 1 << 20).unwrap();
+        assert_as_expected(&killed);
+        drop(killed);
+
+        fs::write(place.path().join(TRUST), "another boot").unwrap();
+        assert!(matches!(Views::open(place.path(), 1 << 20), Err(ViewsError::Damaged(_))));
+        Views::delete(place.path()).unwrap();
+        let views = Views::open(place.path(), 1 << 20).unwrap();
+        assert_eq!(views.checkpoint().unwrap().next, Position(0));
+        views.apply(&events(), [9; 32]).unwrap();
+        views.close().unwrap();
+        drop(views);
+        assert_eq!(fs::read_to_string(place.path().join(TRUST)).unwrap(), CLOSED);
+        assert_as_expected(&Views::open(place.path(), 1 << 20).unwrap());
+    }
+
+    #[test]
+    fn distrusted_views_do_not_open() {
+        let place = tempfile::tempdir().unwrap();
+        let views = Views::open(place.path(), 1 << 20).unwrap();
+        views.distrust().unwrap();
+        drop(views);
+        assert!(Views::open(place.path(), 1 << 20).is_err());
+    }
+}
