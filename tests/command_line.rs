@@ -1,0 +1,137 @@
+//! Promise: the command line does what the README says, in forms that scripts can use.
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::Place;
+
+const ADA: &str = "ada@example.com";
+
+fn text(place: &Place, arguments: &[&str]) -> String {
+    let output = place.run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(place: &Place, arguments: &[&str]) -> Value {
+    serde_json::from_str(&text(place, &[arguments, &["--json"]].concat())).unwrap()
+}
+
+#[test]
+fn a_license_goes_its_way_from_issue_to_export() {
+    let place = Place::new();
+    let server = place.start();
+    let issued = text(
+        &place,
+        &[
+            "license",
+            "issue",
+            "--email",
+            ADA,
+            "--product",
+            "App",
+            "--seats",
+            "1",
+            "--expires",
+            "2100-01-01",
+        ],
+    );
+    let key = issued.trim_end();
+    assert!(countersign::domain::LicenseKey::parse(key).is_ok() && issued.lines().count() == 1);
+
+    let receipt = place.beside("receipt");
+    let receipt = receipt.to_str().unwrap();
+    text(&place, &["activate", "--email", ADA, "--key", key, "--receipt", receipt]);
+    assert_eq!(json(&place, &["check", "--receipt", receipt])["standing"], "good");
+    let full = place.run(&["activate", "--email", ADA, "--key", key]);
+    assert_eq!(full.status.code(), Some(3));
+    assert!(full.stdout.is_empty() && !full.stderr.is_empty());
+
+    let verified = json(&place, &["receipt", "verify", receipt]);
+    assert_eq!((&verified["valid"], &verified["product"]), (&true.into(), &"App".into()));
+    assert_eq!(verified["license_expires_at"], "2100-01-01T00:00:00Z");
+    let jwks = place.beside("jwks");
+    fs::write(&jwks, text(&place, &["keys", "show"])).unwrap();
+    text(&place, &["receipt", "verify", receipt, "--jwks", jwks.to_str().unwrap()]);
+    let forged = place.beside("forged");
+    fs::write(&forged, fs::read_to_string(receipt).unwrap() + "A").unwrap();
+    let refused = place.run(&["receipt", "verify", forged.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+
+    let history = json(&place, &["history", "--email", ADA]);
+    assert_eq!(history["licenses"][0]["activations_total"], 1);
+    assert_eq!(history["licenses"][0]["license"]["license_key"], key);
+    let shown = json(&place, &["license", "show", key]);
+    assert_eq!((&shown["used"], &shown["status"]), (&1.into(), &"active".into()));
+    assert_eq!(json(&place, &["license", "suspend", key])["status"], "suspended");
+    assert_eq!(json(&place, &["check", "--receipt", receipt])["standing"], "suspended");
+    assert_eq!(json(&place, &["license", "reinstate", key])["status"], "active");
+    text(&place, &["deactivate", "--receipt", receipt]);
+    assert_eq!(json(&place, &["license", "show", key])["used"], 0);
+
+    let out = place.beside("export.json");
+    text(&place, &["export", "--email", ADA, "--out", out.to_str().unwrap()]);
+    let export: Value = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
+    assert_eq!(export["subject"]["email"], ADA);
+    let activation = &export["licenses"][0]["activations"][0];
+    assert_eq!(activation["activation_id"], verified["activation_id"]);
+    assert_eq!(activation["deactivated_by"], "app");
+    let operations: Vec<&str> = export["accesses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|access| access["operation"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "IssueLicense",
+        "GetHistory",
+        "GetLicense",
+        "SuspendLicense",
+        "ReinstateLicense",
+        "GetLicense",
+        "ExportSubject",
+    ];
+    assert_eq!(operations, expected);
+    assert_eq!(export["accesses"][1]["actor"], "dev-support");
+    assert_eq!(export["accesses"][1]["role"], "support");
+    assert_eq!(export["accesses"][1]["purpose"], "customer_support");
+    assert_eq!(export["policy"]["recipient"][0]["name"], "FastSpring");
+    assert_eq!(export["records"]["access_recorded"], 7);
+
+    assert_eq!(json(&place, &["license", "revoke", key])["status"], "revoked");
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn keys_rotate_and_old_receipts_stay_good() {
+    let place = Place::new();
+    let server = place.start();
+    let key =
+        text(&place, &["license", "issue", "--email", ADA, "--product", "App", "--seats", "2"]);
+    let [old, new] = ["old", "new"].map(|name| place.beside(name));
+    let [old, new] = [old.to_str().unwrap(), new.to_str().unwrap()];
+    text(&place, &["activate", "--email", ADA, "--key", key.trim(), "--receipt", old]);
+    assert!(server.terminate().success());
+    let kid = json(&place, &["keys", "rotate"])["kid"].as_str().unwrap().to_owned();
+    let server = place.start();
+    text(&place, &["activate", "--email", ADA, "--key", key.trim(), "--receipt", new]);
+    for receipt in [old, new] {
+        assert_eq!(json(&place, &["receipt", "verify", receipt])["valid"], true);
+        assert_eq!(json(&place, &["check", "--receipt", receipt])["standing"], "good");
+    }
+    let keys: Value = serde_json::from_str(&text(&place, &["keys", "show"])).unwrap();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(keys["keys"][0]["kid"], kid.as_str());
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn usage_errors_are_told_apart_from_others() {
+    let place = Place::empty();
+    assert_eq!(place.run(&["nonsense"]).status.code(), Some(2));
+    assert_eq!(place.run(&["history"]).status.code(), Some(2));
+    assert_eq!(place.run(&["config", "show"]).status.code(), Some(1));
+    assert_eq!(json(&place, &["version"])["version"], env!("CARGO_PKG_VERSION"));
+}

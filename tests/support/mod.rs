@@ -1,0 +1,250 @@
+//! A real server on real ports with real TLS and a real directory, and clients of it.
+#![allow(dead_code, unreachable_pub)] // each test file uses its part
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use countersign::proto::v1::history_service_client::HistoryServiceClient;
+use countersign::proto::v1::license_service_client::LicenseServiceClient;
+use countersign::proto::v1::privacy_service_client::PrivacyServiceClient;
+use countersign::proto::v1::{
+    ActivateRequest, GetHistoryRequest, GetHistoryResponse, GetSigningKeysRequest,
+    IssueLicenseRequest, Purpose, get_history_request,
+};
+use countersign::receipt::PublicKeys;
+use tempfile::TempDir;
+use tonic::Status;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic_types::StatusExt as _;
+
+/// A directory that is gone after the test.
+pub struct Place {
+    root: TempDir,
+}
+
+/// A running server. Killed when dropped.
+pub struct Server {
+    child: Child,
+    directory: PathBuf,
+    public: String,
+    staff: String,
+}
+
+impl Place {
+    /// An empty one.
+    pub fn empty() -> Self {
+        Self { root: tempfile::tempdir().unwrap() }
+    }
+
+    /// One that `init` has made.
+    pub fn new() -> Self {
+        let place = Self::empty();
+        let made = place.run(&["init"]);
+        assert!(made.status.success(), "{made:?}");
+        place
+    }
+
+    /// The server's directory.
+    pub fn directory(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// Where the server's log lines go.
+    pub fn log_path(&self) -> PathBuf {
+        self.root.path().join("stderr")
+    }
+
+    /// A file beside the directory.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    /// Runs `serve` where it must fail, and gives its message.
+    pub fn refusal(&self) -> String {
+        let mut child = self.serve().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if !line.is_empty() {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), line.as_str()), (Some(1), ""), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+        command.arg("--dir").arg(self.directory());
+        command
+    }
+
+    fn serve(&self) -> Command {
+        let mut command = self.command();
+        command.args(["serve", "--public-listen", "127.0.0.1:0", "--staff-listen", "127.0.0.1:0"]);
+        command
+    }
+
+    /// Starts the server, and waits until it serves.
+    pub fn start(&self) -> Server {
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut child = self.serve().stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = |name: &str| {
+            let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            let log = || fs::read_to_string(self.log_path()).unwrap();
+            word.unwrap_or_else(|| panic!("no address in {line:?}\n{}", log())).to_owned()
+        };
+        let (public, staff) = (address("public="), address("staff="));
+        Server { child, directory: self.directory(), public, staff }
+    }
+}
+
+impl Server {
+    /// SIGKILL: nothing of the process runs any more.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn terminate(mut self) -> ExitStatus {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").arg(&id).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// A file of the directory.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.directory.join(name)).unwrap()
+    }
+
+    /// Where apps connect.
+    pub fn public_address(&self) -> &str {
+        &self.public
+    }
+
+    /// Where staff connect.
+    pub fn staff_address(&self) -> &str {
+        &self.staff
+    }
+
+    fn endpoint(&self, address: &str, identity: Option<Identity>) -> Endpoint {
+        let ca = Certificate::from_pem(self.read("tls/server-ca.pem"));
+        let tls = ClientTlsConfig::new().ca_certificate(ca);
+        let tls = identity.into_iter().fold(tls, ClientTlsConfig::identity);
+        Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap()
+    }
+
+    /// A connection as an app makes it; connects when it is used.
+    pub fn channel(&self) -> Channel {
+        self.endpoint(&self.public, None).connect_lazy()
+    }
+
+    /// A connection as staff in a role make it.
+    pub fn staff_channel(&self, role: &str) -> Channel {
+        let certificate = self.read(&format!("tls/staff/{role}.pem"));
+        let key = self.read(&format!("tls/staff/{role}.key"));
+        self.endpoint(&self.staff, Some(Identity::from_pem(certificate, key))).connect_lazy()
+    }
+
+    /// An app.
+    pub fn app(&self) -> ActivationServiceClient<Channel> {
+        ActivationServiceClient::new(self.channel())
+    }
+
+    /// The public keys of receipts, as an app gets them.
+    pub async fn receipt_keys(&self) -> PublicKeys {
+        let answer = self.app().get_signing_keys(GetSigningKeysRequest {}).await.unwrap();
+        PublicKeys::from_jwks(&answer.into_inner().jwks).unwrap()
+    }
+
+    /// The issuer.
+    pub fn issuer(&self) -> LicenseServiceClient<Channel> {
+        LicenseServiceClient::new(self.staff_channel("issuer"))
+    }
+
+    /// Support.
+    pub fn support(&self) -> HistoryServiceClient<Channel> {
+        HistoryServiceClient::new(self.staff_channel("support"))
+    }
+
+    /// Support with the privacy duty.
+    pub fn privacy(&self) -> PrivacyServiceClient<Channel> {
+        PrivacyServiceClient::new(self.staff_channel("privacy"))
+    }
+
+    /// Issues a license, and gives its key.
+    pub async fn issue(&self, email: &str, product: &str, seats: u32) -> String {
+        let request = IssueLicenseRequest {
+            email: email.to_owned(),
+            product: product.to_owned(),
+            seats,
+            ..IssueLicenseRequest::default()
+        };
+        let answer = self.issuer().issue_license(request).await.unwrap().into_inner();
+        answer.license.unwrap().license_key
+    }
+
+    /// A person's history.
+    pub async fn history(&self, email: &str) -> Result<GetHistoryResponse, Status> {
+        let request = GetHistoryRequest {
+            person: Some(get_history_request::Person::Email(email.to_owned())),
+            purpose: Purpose::CustomerSupport.into(),
+        };
+        Ok(self.support().get_history(request).await?.into_inner())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An activation: the nonce makes it this one, and the binding is always the same device.
+pub fn activation(email: &str, license_key: &str, nonce: u128) -> ActivateRequest {
+    ActivateRequest {
+        email: email.to_owned(),
+        license_key: license_key.to_owned(),
+        nonce: nonce.to_be_bytes().to_vec(),
+        binding: vec![7; 32],
+    }
+}
+
+/// The stable reason of an error.
+pub fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info();
+    let info = info.unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!(info.domain, "countersign.v1");
+    info.reason
+}
+
+/// Every file under a directory.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
