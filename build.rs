@@ -17,7 +17,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut wire = descriptors.clone();
+    wire.file.retain(|file| file.package() != "countersign.events.v1");
+    fs::write(out.join("descriptors.bin"), wire.encode_to_vec())?;
     for package in ["countersign.v1", "countersign.events.v1"] {
         let mut code = String::new();
         for file in descriptors.file.iter().filter(|file| file.package() == package) {

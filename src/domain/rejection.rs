@@ -29,7 +29,7 @@ pub enum Rejection {
     #[error("this activation has ended; pick a fresh nonce to activate again")]
     ActivationEnded,
     /// This nonce already stands for something else.
-    #[error("this nonce is already in use for another license; pick a fresh one")]
+    #[error("this nonce already stands for something else; pick a fresh one")]
     NonceReused,
     /// No such activation.
     #[error("no such activation")]

@@ -81,13 +81,13 @@ struct Records {
     access_recorded: u64,
 }
 
-/// RFC 3339.
+/// RFC 3339, always with milliseconds, so that the texts sort as the times do.
 #[derive(Clone, Copy)]
 struct Time(Timestamp);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+        serializer.collect_str(&format_args!("{:.3}", self.0))
     }
 }
 

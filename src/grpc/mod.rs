@@ -23,13 +23,11 @@ use tonic::transport::Server;
 
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::activation_service_server::ActivationServiceServer;
-use crate::proto::v1::history_service_server::HistoryServiceServer;
-use crate::proto::v1::license_service_server::LicenseServiceServer;
-use crate::proto::v1::privacy_service_server::PrivacyServiceServer;
+use crate::proto::v1::history_service_server::{self, HistoryServiceServer};
+use crate::proto::v1::license_service_server::{self, LicenseServiceServer};
+use crate::proto::v1::privacy_service_server::{self, PrivacyServiceServer};
 use crate::service::Service;
 use acceptor::{AcceptLimits, incoming};
-
-pub use status::DOMAIN;
 
 /// The bounds of a listener: what one client may cost.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]
@@ -107,16 +105,24 @@ pub async fn serve_staff(
     reporter.set_serving::<LicenseServiceServer<license::LicenseHandler>>().await;
     reporter.set_serving::<HistoryServiceServer<history::HistoryHandler>>().await;
     reporter.set_serving::<PrivacyServiceServer<privacy::PrivacyHandler>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(license_service_server::SERVICE_NAME)
+            .with_service_name(history_service_server::SERVICE_NAME)
+            .with_service_name(privacy_service_server::SERVICE_NAME)
+            .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+    };
     server(limits)
         .layer(authorise::Authorise)
         .add_service(license)
         .add_service(history)
         .add_service(privacy)
         .add_service(health)
-        .add_service(reflection)
+        .add_service(reflection().build_v1()?)
+        // Some clients of today still ask by the older name.
+        .add_service(reflection().build_v1alpha()?)
         .serve_with_incoming_shutdown(incoming(listener, tls, accept(limits)), shutdown)
         .await?;
     Ok(())

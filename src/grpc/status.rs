@@ -8,10 +8,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use crate::domain::Rejection;
+use crate::proto::ERROR_DOMAIN;
 use crate::service::ServiceError;
-
-/// The domain of every reason.
-pub const DOMAIN: &str = "countersign.v1";
 
 /// When to call again after an overload: the queue is empty much sooner, and clients spread.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
@@ -60,7 +58,7 @@ fn unavailable(reason: &str, text: String, retry: Duration) -> Status {
 }
 
 fn info(reason: &str, metadata: HashMap<String, String>) -> ErrorDetails {
-    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+    ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata)
 }
 
 fn code(rejection: &Rejection) -> Code {

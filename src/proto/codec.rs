@@ -1,13 +1,16 @@
 //! Protobuf on the wire, as tonic's own codec has it, but for one thing: bytes that are no message
-//! of the kind are the caller's mistake, `INVALID_ARGUMENT`, and not `INTERNAL`. The answer names
-//! message and field, and holds nothing of the value.
+//! of the kind are the caller's mistake, `INVALID_ARGUMENT` with the reason `INVALID_MESSAGE`, and not
+//! `INTERNAL`. The answer names message and field, and holds nothing of the value.
 
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::Status;
 use tonic::codec::{DecodeBuf, Decoder};
+use tonic::{Code, Status};
 use tonic_prost::{ProstDecoder, ProstEncoder};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::ERROR_DOMAIN;
 
 /// Encodes `T`, decodes `U`.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
@@ -45,6 +48,9 @@ impl<U: Message + Default> Decoder for BlamingDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        self.0.decode(source).map_err(|status| Status::invalid_argument(status.message()))
+        self.0.decode(source).map_err(|status| {
+            let details = ErrorDetails::with_error_info("INVALID_MESSAGE", ERROR_DOMAIN, []);
+            Status::with_error_details(Code::InvalidArgument, status.message(), details)
+        })
     }
 }

@@ -16,5 +16,8 @@ pub mod events {
     include!(concat!(env!("OUT_DIR"), "/countersign.events.v1.debug.rs"));
 }
 
-/// The compiled descriptors, for gRPC reflection.
+/// The domain of the reasons that errors carry.
+pub const ERROR_DOMAIN: &str = "countersign.v1";
+
+/// The compiled descriptors of the wire, for gRPC reflection. What is persisted is nobody's business.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -231,7 +231,7 @@ pub fn activation(email: &str, license_key: &str, nonce: u128) -> ActivateReques
 pub fn reason(status: &Status) -> String {
     let info = status.get_details_error_info();
     let info = info.unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
-    assert_eq!(info.domain, "countersign.v1");
+    assert_eq!(info.domain, countersign::proto::ERROR_DOMAIN);
     info.reason
 }
 
