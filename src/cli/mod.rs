@@ -137,7 +137,14 @@ fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result
 fn message(error: &anyhow::Error) -> String {
     match error.downcast_ref::<tonic::Status>() {
         Some(status) => status.message().to_owned(),
-        None => format!("{error:#}"),
+        None => {
+            let mut causes = error.chain().map(ToString::to_string);
+            let outermost = causes.next().unwrap_or_default();
+            causes.fold(outermost, |text, cause| {
+                // Many an error's text has its cause in it already.
+                if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+            })
+        }
     }
 }
 

@@ -107,9 +107,17 @@ fn torn_snapshots(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn engine(error: ::sled::Error) -> LogError {
     match error {
-        ::sled::Error::Io(error) => LogError::Io(error),
+        ::sled::Error::Io(error) => LogError::Io(plain(error)),
         ::sled::Error::Corruption { .. } => LogError::Engine("sled finds them corrupt".to_owned()),
         other => LogError::Engine(other.to_string()),
+    }
+}
+
+/// sled wraps an error of the system in the debug form of another; its kind says the same to people.
+pub(crate) fn plain(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::Other => error,
+        kind => kind.into(),
     }
 }
 

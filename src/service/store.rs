@@ -23,7 +23,7 @@ pub enum StoreError {
     #[error(transparent)]
     Vault(#[from] VaultError),
     /// The views.
-    #[error("{0}; they are rebuilt at the next start")]
+    #[error("{0}; check the disk, and they are rebuilt at the next start")]
     Views(#[from] ViewsError),
     /// A record does not open.
     #[error("the record at position {0} was {1}; restore log and vault from one backup")]

@@ -22,7 +22,7 @@ use crate::domain::{
 };
 use crate::log::LogError;
 use crate::log::record::RecordHash;
-use crate::log::sled::open_contained;
+use crate::log::sled::{open_contained, plain};
 use row::{ActivationRow, CheckpointRow, EntryRow, LicenseRow, SCHEMA, SubjectRow};
 
 /// The views cannot be read or written. They can be rebuilt.
@@ -378,7 +378,7 @@ fn unreadable() -> ViewsError {
 
 fn engine(error: sled::Error) -> ViewsError {
     match error {
-        sled::Error::Io(error) => ViewsError::Io(error),
+        sled::Error::Io(error) => ViewsError::Io(plain(error)),
         other => ViewsError::Damaged(other.to_string()),
     }
 }

@@ -55,12 +55,12 @@ class Server:
         command = [os.environ["COUNTERSIGN_BIN"], "--dir", self.directory, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    def start(self):
+    def start(self, wrapper=()):
         log_path = self.directory.with_suffix(".log")
         with open(log_path, "a") as log:
             any_port = "127.0.0.1:0"
             self.process = subprocess.Popen(
-                [os.environ["COUNTERSIGN_BIN"], "--dir", self.directory, "serve", "--dev"]
+                [*wrapper, os.environ["COUNTERSIGN_BIN"], "--dir", self.directory, "serve", "--dev"]
                 + ["--public-listen", any_port, "--staff-listen", any_port],
                 stdout=subprocess.PIPE,
                 stderr=log,
