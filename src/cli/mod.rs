@@ -135,17 +135,15 @@ fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result
 
 /// What went wrong, from the outside in. A refusal of the server's speaks for itself.
 fn message(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<tonic::Status>() {
-        Some(status) => status.message().to_owned(),
-        None => {
-            let mut causes = error.chain().map(ToString::to_string);
-            let outermost = causes.next().unwrap_or_default();
-            causes.fold(outermost, |text, cause| {
-                // Many an error's text has its cause in it already.
-                if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-            })
-        }
+    if let Some(status) = error.downcast_ref::<tonic::Status>() {
+        return status.message().to_owned();
     }
+    let mut causes = error.chain().map(ToString::to_string);
+    let outermost = causes.next().unwrap_or_default();
+    causes.fold(outermost, |text, cause| {
+        // Many an error's text has its cause in it already.
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 fn code(error: &anyhow::Error) -> u8 {

@@ -21,14 +21,14 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Who is at the other end. Never an address: those of clients are kept nowhere.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Peer {
+pub struct Peer {
     /// The member of staff; `None` on the public listener, and for a certificate that names nobody.
     pub staff: Option<Staff>,
 }
 
 /// A connection whose TLS handshake is done and whose client speaks HTTP/2. It ends by itself when
 /// nothing was read or written for a while, and holds its place among all connections until then.
-pub(super) struct Connection {
+pub struct Connection {
     stream: TlsStream<TcpStream>,
     /// The preface, read already, is read again by the HTTP/2 server.
     replayed: usize,

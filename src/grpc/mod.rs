@@ -14,11 +14,13 @@ mod status;
 pub mod tls;
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 use crate::proto::DESCRIPTORS;
@@ -27,7 +29,9 @@ use crate::proto::v1::history_service_server::{self, HistoryServiceServer};
 use crate::proto::v1::license_service_server::{self, LicenseServiceServer};
 use crate::proto::v1::privacy_service_server::{self, PrivacyServiceServer};
 use crate::service::Service;
-use acceptor::{AcceptLimits, incoming};
+use acceptor::AcceptLimits;
+
+pub use connection::{Connection, Peer};
 
 /// The bounds of a listener: what one client may cost.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]
@@ -80,10 +84,10 @@ pub async fn serve_public(
         .max_decoding_message_size(limits.message_bytes);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<ActivationServiceServer<activation::ActivationHandler>>().await;
-    server(limits)
+    transport(limits)
         .add_service(activation)
         .add_service(health)
-        .serve_with_incoming_shutdown(incoming(listener, tls, accept(limits)), shutdown)
+        .serve_with_incoming_shutdown(connections(listener, tls, limits), shutdown)
         .await
 }
 
@@ -114,7 +118,7 @@ pub async fn serve_staff(
             .with_service_name(privacy_service_server::SERVICE_NAME)
             .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
     };
-    server(limits)
+    transport(limits)
         .layer(authorise::Authorise)
         .add_service(license)
         .add_service(history)
@@ -123,7 +127,7 @@ pub async fn serve_staff(
         .add_service(reflection().build_v1()?)
         // Some clients of today still ask by the older name.
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(incoming(listener, tls, accept(limits)), shutdown)
+        .serve_with_incoming_shutdown(connections(listener, tls, limits), shutdown)
         .await?;
     Ok(())
 }
@@ -139,7 +143,8 @@ pub enum StaffError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-fn server(limits: Limits) -> Server {
+/// HTTP/2 within bounds, for services to be added to.
+pub fn transport(limits: Limits) -> Server {
     Server::builder()
         .timeout(Duration::from_secs(limits.call_seconds))
         .max_concurrent_streams(limits.concurrent_streams)
@@ -148,10 +153,16 @@ fn server(limits: Limits) -> Server {
         .http2_max_local_error_reset_streams(Some(LOCAL_RESET_STREAMS))
 }
 
-fn accept(limits: Limits) -> AcceptLimits {
-    AcceptLimits {
+/// The connections of a listener, within bounds. It closes when the stream is dropped.
+pub fn connections(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    limits: Limits,
+) -> ReceiverStream<io::Result<Connection>> {
+    let limits = AcceptLimits {
         handshake: Duration::from_secs(limits.handshake_seconds),
         idle: Duration::from_secs(limits.idle_seconds),
         connections: limits.connections,
-    }
+    };
+    acceptor::incoming(listener, tls, limits)
 }

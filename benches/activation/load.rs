@@ -1,0 +1,140 @@
+//! The load: workers that each call again as soon as they are answered, for a while. Every call must
+//! succeed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use countersign::proto::v1::ActivateRequest;
+use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+use crate::nanos;
+
+/// What is activated.
+#[derive(Clone)]
+pub(crate) struct License {
+    pub(crate) email: String,
+    pub(crate) key: String,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Scenario {
+    /// Connections that stay open.
+    Warm { connections: usize, in_flight: usize },
+    /// A full handshake for each call.
+    NewConnections { workers: usize },
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Warm { connections, in_flight } => {
+                write!(f, "warm, {connections} x {in_flight} in flight")
+            }
+            Self::NewConnections { workers } => {
+                write!(f, "new connection each, {workers} at once")
+            }
+        }
+    }
+}
+
+/// What was measured in one round.
+pub(crate) struct Measured {
+    pub(crate) calls: u64,
+    elapsed: Duration,
+    /// Nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Measured {
+    #[allow(clippy::cast_precision_loss)] // far below 2^52
+    pub(crate) fn calls_per_second(&self) -> f64 {
+        self.calls as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// Loads a server for a while.
+pub(crate) async fn run(
+    scenario: Scenario,
+    address: &str,
+    ca: &Certificate,
+    licenses: &[License],
+    length: Duration,
+) -> Measured {
+    let licenses: Arc<[License]> = licenses.into();
+    let (url, ca) = (format!("https://{address}"), ca.clone());
+    // A fresh TLS configuration remembers no session, so that each handshake is a full one.
+    let endpoint = move || {
+        let tls = ClientTlsConfig::new().ca_certificate(ca.clone());
+        Endpoint::from_shared(url.clone()).unwrap().tls_config(tls).unwrap()
+    };
+    let mut workers = JoinSet::new();
+    let channels = match scenario {
+        Scenario::Warm { connections, .. } => {
+            let mut channels = Vec::new();
+            for _ in 0..connections {
+                channels.push(endpoint().connect().await.unwrap());
+            }
+            channels
+        }
+        Scenario::NewConnections { .. } => Vec::new(),
+    };
+    let start = Instant::now();
+    let end = start + length;
+    match scenario {
+        Scenario::Warm { in_flight, .. } => {
+            for channel in channels {
+                for _ in 0..in_flight {
+                    let (channel, licenses) = (channel.clone(), Arc::clone(&licenses));
+                    let connect = move || std::future::ready(channel.clone());
+                    workers.spawn(worker(connect, licenses, end));
+                }
+            }
+        }
+        Scenario::NewConnections { workers: count } => {
+            for _ in 0..count {
+                let endpoint = endpoint.clone();
+                let connect = move || {
+                    let endpoint = endpoint();
+                    async move { endpoint.connect().await.unwrap() }
+                };
+                workers.spawn(worker(connect, Arc::clone(&licenses), end));
+            }
+        }
+    }
+    let mut latency = new_histogram();
+    while let Some(worker) = workers.join_next().await {
+        latency.add(worker.unwrap()).unwrap();
+    }
+    Measured { calls: latency.len(), elapsed: start.elapsed(), latency }
+}
+
+async fn worker<C: Future<Output = Channel>>(
+    connect: impl Fn() -> C,
+    licenses: Arc<[License]>,
+    end: Instant,
+) -> Histogram<u64> {
+    let mut latency = new_histogram();
+    while Instant::now() < end {
+        let License { email, key } = &licenses[rand::random_range(0..licenses.len())];
+        let request = ActivateRequest {
+            email: email.clone(),
+            license_key: key.clone(),
+            nonce: rand::random::<[u8; 16]>().to_vec(),
+            binding: rand::random::<[u8; 32]>().to_vec(),
+        };
+        let begun = Instant::now();
+        let answer = ActivationServiceClient::new(connect().await).activate(request).await;
+        latency.saturating_record(nanos(begun.elapsed()));
+        assert!(answer.unwrap().into_inner().receipt.len() > 600);
+    }
+    latency
+}
+
+/// Of nanoseconds, a microsecond to a minute.
+pub(crate) fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1_000, 60_000_000_000, 3).unwrap()
+}

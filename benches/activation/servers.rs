@@ -1,0 +1,134 @@
+//! The two servers, each a process of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use countersign::proto::v1::history_service_client::HistoryServiceClient;
+use countersign::proto::v1::license_service_client::LicenseServiceClient;
+use countersign::proto::v1::{
+    GetHistoryRequest, IssueLicenseRequest, Purpose, get_history_request,
+};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::load::License;
+use crate::{address_of, floor, license};
+
+/// How many licenses the load is spread over, and the seats of each: more than are ever used.
+const LICENSES: usize = 64;
+const SEATS: u32 = 100_000;
+
+/// The server that is measured.
+pub(crate) struct Countersign {
+    _process: Process,
+    directory: PathBuf,
+    pub(crate) public: String,
+    staff: String,
+}
+
+/// The floor.
+pub(crate) struct Floor {
+    _process: Process,
+    pub(crate) address: String,
+}
+
+impl Countersign {
+    pub(crate) fn start(directory: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+        command.arg("--dir").arg(directory).args(["serve", "--dev"]);
+        command.args(["--public-listen", "127.0.0.1:0", "--staff-listen", "127.0.0.1:0"]);
+        let mut process = Process::start(&mut command);
+        let line = process.line();
+        let [public, staff] = ["public=", "staff="].map(|name| {
+            let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            word.expect("the server says where it listens").to_owned()
+        });
+        Self { _process: process, directory: directory.to_owned(), public, staff }
+    }
+
+    pub(crate) fn tls(&self) -> PathBuf {
+        self.directory.join("tls")
+    }
+
+    pub(crate) fn ca(&self) -> Certificate {
+        Certificate::from_pem(std::fs::read(self.tls().join("server-ca.pem")).unwrap())
+    }
+
+    async fn staff(&self, role: &str) -> Channel {
+        let file = |extension| {
+            std::fs::read(self.tls().join("staff").join(role).with_extension(extension)).unwrap()
+        };
+        let identity = Identity::from_pem(file("pem"), file("key"));
+        let tls = ClientTlsConfig::new().ca_certificate(self.ca()).identity(identity);
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.staff)).unwrap();
+        endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+    }
+
+    pub(crate) async fn issue_licenses(&self) -> Vec<License> {
+        let mut issuer = LicenseServiceClient::new(self.staff("issuer").await);
+        let mut licenses = Vec::with_capacity(LICENSES);
+        for number in 0..LICENSES {
+            let request = IssueLicenseRequest {
+                email: address_of(number),
+                product: "Bench".to_owned(),
+                seats: SEATS,
+                ..IssueLicenseRequest::default()
+            };
+            let answer = issuer.issue_license(request).await.unwrap().into_inner();
+            licenses.push(license(number, answer.license.unwrap().license_key));
+        }
+        licenses
+    }
+
+    /// How many activations the server says there are.
+    pub(crate) async fn activations(&self, licenses: &[License]) -> u64 {
+        let mut support = HistoryServiceClient::new(self.staff("support").await);
+        let mut activations = 0;
+        for License { email, .. } in licenses {
+            let request = GetHistoryRequest {
+                person: Some(get_history_request::Person::Email(email.clone())),
+                purpose: Purpose::CustomerSupport.into(),
+            };
+            let history = support.get_history(request).await.unwrap().into_inner();
+            activations += history.licenses[0].activations_total;
+        }
+        activations
+    }
+}
+
+impl Floor {
+    pub(crate) fn start(tls: &Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut process = Process::start(command.env(floor::REQUEST, tls));
+        let address = process.line().trim().to_owned();
+        Self { _process: process, address }
+    }
+}
+
+/// A process, killed when this is dropped.
+struct Process {
+    child: Child,
+    /// Kept open: a server that can't print ends.
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
