@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::nanos;
+use crate::servers::Server;
 
 /// What is activated.
 #[derive(Clone)]
@@ -47,6 +48,8 @@ pub(crate) struct Measured {
     elapsed: Duration,
     /// Nanoseconds.
     pub(crate) latency: Histogram<u64>,
+    /// Of the server, and of this process.
+    cpu: [Duration; 2],
 }
 
 impl Measured {
@@ -54,18 +57,24 @@ impl Measured {
     pub(crate) fn calls_per_second(&self) -> f64 {
         self.calls as f64 / self.elapsed.as_secs_f64()
     }
+
+    /// Microseconds of processor time that a call takes of the server, and of the client.
+    #[allow(clippy::cast_precision_loss)] // far below 2^52
+    pub(crate) fn cpu_per_call(&self) -> [f64; 2] {
+        self.cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / self.calls as f64)
+    }
 }
 
 /// Loads a server for a while.
 pub(crate) async fn run(
     scenario: Scenario,
-    address: &str,
+    server: &Server,
     ca: &Certificate,
     licenses: &[License],
     length: Duration,
 ) -> Measured {
     let licenses: Arc<[License]> = licenses.into();
-    let (url, ca) = (format!("https://{address}"), ca.clone());
+    let (url, ca) = (format!("https://{}", server.address), ca.clone());
     // A fresh TLS configuration remembers no session, so that each handshake is a full one.
     let endpoint = move || {
         let tls = ClientTlsConfig::new().ca_certificate(ca.clone());
@@ -82,7 +91,8 @@ pub(crate) async fn run(
         }
         Scenario::NewConnections { .. } => Vec::new(),
     };
-    let start = Instant::now();
+    let cpu = || [server.pid, std::process::id()].map(cpu_time);
+    let (start, cpu_before) = (Instant::now(), cpu());
     let end = start + length;
     match scenario {
         Scenario::Warm { in_flight, .. } => {
@@ -109,7 +119,9 @@ pub(crate) async fn run(
     while let Some(worker) = workers.join_next().await {
         latency.add(worker.unwrap()).unwrap();
     }
-    Measured { calls: latency.len(), elapsed: start.elapsed(), latency }
+    let cpu_after = cpu();
+    let cpu = [0, 1].map(|i| cpu_after[i].saturating_sub(cpu_before[i]));
+    Measured { calls: latency.len(), elapsed: start.elapsed(), latency, cpu }
 }
 
 async fn worker<C: Future<Output = Channel>>(
@@ -137,4 +149,13 @@ async fn worker<C: Future<Output = Channel>>(
 /// Of nanoseconds, a microsecond to a minute.
 pub(crate) fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 60_000_000_000, 3).unwrap()
+}
+
+/// The processor time that a process has used, in user and kernel mode (`proc_pid_stat(5)`,
+/// fields 14 and 15, in ticks of a hundredth of a second); zero where there is no `/proc`.
+fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    Duration::from_millis(ticks.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
 }

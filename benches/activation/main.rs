@@ -15,10 +15,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use load::{License, Measured, Scenario, new_histogram};
-use servers::{Countersign, Floor};
+use servers::{Countersign, Server};
 
 /// The scenarios, and the share of the floor that is aimed at.
 const SCENARIOS: [(Scenario, Option<f64>); 3] = [
@@ -74,7 +75,7 @@ fn main() {
 async fn run(options: &Options) -> Option<String> {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let countersign = Countersign::start(&place.path().join("data"));
-    let floor = Floor::start(&countersign.tls());
+    let floor = Server::floor(&countersign.tls());
     let licenses = countersign.issue_licenses().await;
     let length = Duration::from_secs(options.seconds);
     let sync = sync_micros(place.path(), length);
@@ -84,8 +85,8 @@ async fn run(options: &Options) -> Option<String> {
     for _ in 0..options.rounds {
         for ((scenario, _), rounds) in SCENARIOS.iter().zip(&mut rounds) {
             let ca = countersign.ca();
-            let [of_floor, of_countersign] = [&floor.address, &countersign.public]
-                .map(|address| load::run(*scenario, address, &ca, &licenses, length));
+            let [of_floor, of_countersign] = [&floor, &countersign.server]
+                .map(|server| load::run(*scenario, server, &ca, &licenses, length));
             rounds.floor.push(of_floor.await);
             let measured = of_countersign.await;
             acknowledged += measured.calls;
@@ -126,53 +127,53 @@ fn micros(nanos: u64) -> f64 {
     nanos as f64 / 1000.0
 }
 
-/// The median of the rounds, by what `of` gives.
-fn median(rounds: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(of).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// The medians of the rounds.
+#[derive(Serialize)]
+struct Figures {
+    calls_per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+    server_cpu_us: f64,
+    client_cpu_us: f64,
+}
+
+impl Figures {
+    fn of(rounds: &[Measured]) -> Self {
+        let median = |of: &dyn Fn(&Measured) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        Self {
+            calls_per_second: median(&Measured::calls_per_second),
+            p50_us: median(&|round| micros(round.latency.value_at_quantile(0.5))),
+            p99_us: median(&|round| micros(round.latency.value_at_quantile(0.99))),
+            server_cpu_us: median(&|round| round.cpu_per_call()[0]),
+            client_cpu_us: median(&|round| round.cpu_per_call()[1]),
+        }
+    }
 }
 
 fn report(rounds: &[Rounds], sync: f64) {
-    println!("one write and fdatasync of 300 bytes on this disk: {sync:.0} µs at the median\n");
-    println!(
-        "{:38} {:>9} {:>13} {:>6} {:>5}   {:>15} {:>19}",
-        "scenario",
-        "floor/s",
-        "countersign/s",
-        "ratio",
-        "aim",
-        "floor p50/p99",
-        "countersign p50/p99"
-    );
-    let mut rows: Vec<Value> = Vec::new();
+    println!("one write and fdatasync of 300 bytes on this disk: {sync:.0} µs at the median");
+    let mut rows = Vec::new();
     for ((scenario, aim), rounds) in SCENARIOS.iter().zip(rounds) {
-        let [floor, ours] = [&rounds.floor, &rounds.countersign]
-            .map(|rounds| median(rounds, Measured::calls_per_second));
-        let [floor_p50, floor_p99, our_p50, our_p99] = [
-            median(&rounds.floor, |round| micros(round.latency.value_at_quantile(0.5))),
-            median(&rounds.floor, |round| micros(round.latency.value_at_quantile(0.99))),
-            median(&rounds.countersign, |round| micros(round.latency.value_at_quantile(0.5))),
-            median(&rounds.countersign, |round| micros(round.latency.value_at_quantile(0.99))),
-        ];
-        let ratio = ours / floor;
-        println!(
-            "{:38} {floor:>9.0} {ours:>13.0} {ratio:>6.2} {:>5}   {:>15} {:>19}",
-            scenario.to_string(),
-            aim.map_or_else(|| "-".to_owned(), |aim| aim.to_string()),
-            format!("{floor_p50:.0}/{floor_p99:.0} µs"),
-            format!("{our_p50:.0}/{our_p99:.0} µs"),
-        );
+        let [floor, countersign] = [&rounds.floor, &rounds.countersign].map(|of| Figures::of(of));
+        let ratio = countersign.calls_per_second / floor.calls_per_second;
+        let aim = aim.map_or_else(String::new, |aim| format!(" (aim {aim})"));
+        println!("\n{scenario}: {ratio:.2} of the floor{aim}");
+        for (name, of) in [("floor", &floor), ("countersign", &countersign)] {
+            println!(
+                "  {name:11} {:>8.0}/s   p50 {:>6.0} µs   p99 {:>6.0} µs   processor time a call: \
+                 server {:>4.0} µs, client {:>4.0} µs",
+                of.calls_per_second, of.p50_us, of.p99_us, of.server_cpu_us, of.client_cpu_us
+            );
+        }
         rows.push(json!({
             "scenario": scenario.to_string(),
-            "floor_per_second": floor,
-            "countersign_per_second": ours,
+            "floor": floor,
+            "countersign": countersign,
             "ratio": ratio,
-            "aim": aim,
-            "floor_p50_us": floor_p50,
-            "floor_p99_us": floor_p99,
-            "countersign_p50_us": our_p50,
-            "countersign_p99_us": our_p99,
         }));
     }
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("activation.json");

@@ -18,18 +18,21 @@ use crate::{address_of, floor, license};
 const LICENSES: usize = 64;
 const SEATS: u32 = 100_000;
 
-/// The server that is measured.
-pub(crate) struct Countersign {
-    _process: Process,
-    directory: PathBuf,
-    pub(crate) public: String,
-    staff: String,
+/// A server process, killed when this is dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// Kept open: a server that can't print ends.
+    _output: BufReader<ChildStdout>,
+    pub(crate) pid: u32,
+    /// Where it serves apps.
+    pub(crate) address: String,
 }
 
-/// The floor.
-pub(crate) struct Floor {
-    _process: Process,
-    pub(crate) address: String,
+/// The server that is measured.
+pub(crate) struct Countersign {
+    pub(crate) server: Server,
+    directory: PathBuf,
+    staff: String,
 }
 
 impl Countersign {
@@ -37,13 +40,14 @@ impl Countersign {
         let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
         command.arg("--dir").arg(directory).args(["serve", "--dev"]);
         command.args(["--public-listen", "127.0.0.1:0", "--staff-listen", "127.0.0.1:0"]);
-        let mut process = Process::start(&mut command);
-        let line = process.line();
+        let mut server = Server::start(&mut command);
+        let line = std::mem::take(&mut server.address);
         let [public, staff] = ["public=", "staff="].map(|name| {
             let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
             word.expect("the server says where it listens").to_owned()
         });
-        Self { _process: process, directory: directory.to_owned(), public, staff }
+        server.address = public;
+        Self { server, directory: directory.to_owned(), staff }
     }
 
     pub(crate) fn tls(&self) -> PathBuf {
@@ -96,37 +100,24 @@ impl Countersign {
     }
 }
 
-impl Floor {
-    pub(crate) fn start(tls: &Path) -> Self {
+impl Server {
+    /// Starts the floor.
+    pub(crate) fn floor(tls: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        let mut process = Process::start(command.env(floor::REQUEST, tls));
-        let address = process.line().trim().to_owned();
-        Self { _process: process, address }
+        Self::start(command.env(floor::REQUEST, tls))
     }
-}
 
-/// A process, killed when this is dropped.
-struct Process {
-    child: Child,
-    /// Kept open: a server that can't print ends.
-    output: BufReader<ChildStdout>,
-}
-
-impl Process {
+    /// The address is what it prints first.
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, output }
-    }
-
-    fn line(&mut self) -> String {
+        let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line
+        output.read_line(&mut line).unwrap();
+        Self { pid: child.id(), child, _output: output, address: line.trim().to_owned() }
     }
 }
 
-impl Drop for Process {
+impl Drop for Server {
     fn drop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

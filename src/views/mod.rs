@@ -5,17 +5,21 @@
 //! wrote is still in the kernel's hands, but after a power cut any part of it may be missing, and
 //! sled does not always tell. So views are believed only if they were closed in order, or were
 //! written since this machine's last boot.
+//!
+//! A batch costs sled two writes and two syncs, however small. So the newest rows wait in memory
+//! until there are enough for a batch, and are lost with a killed process: the log has them.
 
 mod row;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sled::{Batch, Db};
+use sled::{Batch, Db, IVec};
 
 use crate::domain::{
     Activation, ActivationId, Event, LicenseId, Position, Status, Subject, SubjectId,
@@ -74,8 +78,17 @@ pub struct Checkpoint {
 /// The views of one log.
 pub struct Views {
     db: Db,
+    /// Rows that are newer than `db`. Who reads both holds the lock, so that no row is seen twice or
+    /// missed while they move.
+    recent: RwLock<Rows>,
     directory: PathBuf,
 }
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// How many rows wait in memory. More of them would save little, and moving them would delay the
+/// activations behind them by more than a millisecond.
+const RECENT_ROWS: usize = 512;
 
 /// Says during which boot the views were written, or that they were closed in order.
 const TRUST: &str = "trust";
@@ -102,7 +115,8 @@ impl Views {
             LogError::Engine(text) => ViewsError::Damaged(text),
             other => ViewsError::Damaged(other.to_string()),
         })?;
-        let views = Self { db, directory: directory.to_owned() };
+        let recent = RwLock::default();
+        let views = Self { db, recent, directory: directory.to_owned() };
         views.checkpoint()?;
         Ok(views)
     }
@@ -117,6 +131,7 @@ impl Views {
 
     /// Makes the views durable, so that they are believed at the next start, even after a power cut.
     pub fn close(&self) -> Result<(), ViewsError> {
+        self.settle(&mut self.write_recent())?;
         self.db.flush().map_err(engine)?;
         fs::File::open(self.directory.join("sled/db"))?.sync_all()?;
         write_synced(&self.directory.join(TRUST), CLOSED)
@@ -194,9 +209,12 @@ impl Views {
         id: LicenseId,
         limit: usize,
     ) -> Result<Vec<ActivationId>, ViewsError> {
-        let entries = self.db.scan_prefix(row::entries(id.as_bytes())).rev();
-        entries
-            .map(|item| item.map_err(engine).and_then(|(key, value)| read_entry(&key, &value)))
+        let recent = self.read_recent();
+        let (first, last) = row::entries(id.as_bytes(), Position::ZERO);
+        let newer = recent.range(first.clone()..=last.clone()).rev().map(read_recent_entry);
+        let older = self.db.range(first..=last).rev().map(read_entry);
+        newer
+            .chain(older)
             .filter_map(|entry| entry.map(|entry| entry.activated).transpose())
             .take(limit)
             .collect()
@@ -208,27 +226,51 @@ impl Views {
         from: Position,
         limit: usize,
     ) -> Result<Vec<Entry>, ViewsError> {
-        let range = row::entry(owner, from)..=row::entry(owner, Position(u64::MAX));
-        let page = self.db.range(range).take(limit);
-        page.map(|item| item.map_err(engine).and_then(|(key, value)| read_entry(&key, &value)))
-            .collect()
+        let recent = self.read_recent();
+        let (first, last) = row::entries(owner, from);
+        let newer = recent.range(first.clone()..=last.clone()).map(read_recent_entry);
+        let older = self.db.range(first..=last).map(read_entry);
+        older.chain(newer).take(limit).collect()
     }
 
-    /// Takes in events that follow the checkpoint, and moves it, in one atomic batch. `last` is the
-    /// hash of the last one's record.
+    /// Takes in events that follow the checkpoint, and moves it. `last` is the hash of the last
+    /// one's record. One thread at a time may do this.
     pub fn apply(&self, events: &[(Position, Event)], last: RecordHash) -> Result<(), ViewsError> {
         let Some((end, _)) = events.last() else { return Ok(()) };
         let mut changes = Changes::new(self);
         for (position, event) in events {
             changes.apply(*position, event)?;
         }
-        let mut batch = changes.into_batch()?;
-        let next = end.plus(1).0;
-        batch.insert(row::CHECKPOINT, write(&CheckpointRow { schema: SCHEMA, next, last })?);
+        let mut rows = changes.into_rows()?;
+        let checkpoint = CheckpointRow { schema: SCHEMA, next: end.plus(1).0, last };
+        rows.insert(row::CHECKPOINT.to_vec(), write(&checkpoint)?);
+        let mut recent = self.write_recent();
+        recent.extend(rows);
+        if recent.len() >= RECENT_ROWS { self.settle(&mut recent) } else { Ok(()) }
+    }
+
+    /// Moves the recent rows to disk in one atomic batch. The checkpoint is among them.
+    fn settle(&self, recent: &mut Rows) -> Result<(), ViewsError> {
+        let mut batch = Batch::default();
+        for (key, value) in std::mem::take(recent) {
+            batch.insert(key, value);
+        }
         self.db.apply_batch(batch).map_err(engine)
     }
 
+    fn read_recent(&self) -> RwLockReadGuard<'_, Rows> {
+        self.recent.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_recent(&self) -> RwLockWriteGuard<'_, Rows> {
+        self.recent.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, ViewsError> {
+        let recent = self.read_recent();
+        if let Some(bytes) = recent.get(key) {
+            return read(bytes).map(Some);
+        }
         self.db.get(key).map_err(engine)?.map(|bytes| read(&bytes)).transpose()
     }
 }
@@ -238,20 +280,20 @@ struct Changes<'a> {
     views: &'a Views,
     licenses: HashMap<LicenseId, LicenseRow>,
     activations: HashMap<ActivationId, ActivationRow>,
-    batch: Batch,
+    rows: Rows,
 }
 
 impl<'a> Changes<'a> {
     fn new(views: &'a Views) -> Self {
         let (licenses, activations) = (HashMap::new(), HashMap::new());
-        Self { views, licenses, activations, batch: Batch::default() }
+        Self { views, licenses, activations, rows: Rows::new() }
     }
 
     fn apply(&mut self, position: Position, event: &Event) -> Result<(), ViewsError> {
         match event {
             Event::SubjectRegistered { subject, .. } => {
                 let row = SubjectRow { registered: position.0 };
-                self.batch.insert(row::subject(*subject), write(&row)?);
+                self.rows.insert(row::subject(*subject), write(&row)?);
                 self.entry(subject.as_bytes(), position, &EntryRow::Registered)
             }
             Event::LicenseIssued { license, subject, .. } => {
@@ -316,7 +358,7 @@ impl<'a> Changes<'a> {
         position: Position,
         entry: &EntryRow,
     ) -> Result<(), ViewsError> {
-        self.batch.insert(row::entry(owner, position), write(entry)?);
+        self.rows.insert(row::entry(owner, position), write(entry)?);
         Ok(())
     }
 
@@ -328,14 +370,14 @@ impl<'a> Changes<'a> {
         changed(self.views, &mut self.activations, id, &row::activation(id))
     }
 
-    fn into_batch(mut self) -> Result<Batch, ViewsError> {
+    fn into_rows(mut self) -> Result<Rows, ViewsError> {
         for (id, row) in &self.licenses {
-            self.batch.insert(row::license(*id), write(row)?);
+            self.rows.insert(row::license(*id), write(row)?);
         }
         for (id, row) in &self.activations {
-            self.batch.insert(row::activation(*id), write(row)?);
+            self.rows.insert(row::activation(*id), write(row)?);
         }
-        Ok(self.batch)
+        Ok(self.rows)
     }
 }
 
@@ -354,7 +396,16 @@ fn changed<'r, I: Copy + Eq + std::hash::Hash, R: DeserializeOwned>(
     }
 }
 
-fn read_entry(key: &[u8], value: &[u8]) -> Result<Entry, ViewsError> {
+fn read_entry(row: sled::Result<(IVec, IVec)>) -> Result<Entry, ViewsError> {
+    let (key, value) = row.map_err(engine)?;
+    entry(&key, &value)
+}
+
+fn read_recent_entry((key, value): (&Vec<u8>, &Vec<u8>)) -> Result<Entry, ViewsError> {
+    entry(key, value)
+}
+
+fn entry(key: &[u8], value: &[u8]) -> Result<Entry, ViewsError> {
     let position = row::entry_position(key).ok_or_else(unreadable)?;
     let (issued, activated) = match read(value)? {
         EntryRow::Issued { license } => (Some(LicenseId::from_bytes(license)), None),

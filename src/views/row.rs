@@ -64,9 +64,9 @@ pub(super) fn activation(id: ActivationId) -> Vec<u8> {
     [b"a".as_slice(), id.as_bytes()].concat()
 }
 
-/// The entries of a subject or a license, in order of position.
-pub(super) fn entries(owner: &[u8; 16]) -> Vec<u8> {
-    [b"p".as_slice(), owner].concat()
+/// The first and the last key that an entry of a subject or a license may have, from a position on.
+pub(super) fn entries(owner: &[u8; 16], from: Position) -> (Vec<u8>, Vec<u8>) {
+    (entry(owner, from), entry(owner, Position(u64::MAX)))
 }
 
 pub(super) fn entry(owner: &[u8; 16], position: Position) -> Vec<u8> {
