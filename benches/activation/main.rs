@@ -22,10 +22,12 @@ use load::{License, Measured, Scenario, new_histogram};
 use servers::{Countersign, Server};
 
 /// The scenarios, and the share of the floor that is aimed at.
-const SCENARIOS: [(Scenario, Option<f64>); 3] = [
+const SCENARIOS: [(Scenario, Option<f64>); 5] = [
     (Scenario::Warm { connections: 1, in_flight: 1 }, None),
     (Scenario::Warm { connections: 8, in_flight: 16 }, Some(0.5)),
+    (Scenario::Warm { connections: 32, in_flight: 16 }, Some(0.5)),
     (Scenario::NewConnections { workers: 16 }, Some(0.8)),
+    (Scenario::NewConnections { workers: 64 }, Some(0.8)),
 ];
 
 struct Options {

@@ -1,4 +1,10 @@
-//! The log on sled 0.34: one tree, big-endian positions for keys, one atomic batch an append.
+//! The log on sled 0.34: one tree, big-endian positions for keys, a record and a mark for a value.
+//!
+//! An append is plain inserts and one flush, and the mark on its last record commits it. sled recovers
+//! its writes in the order in which they were made, up to the first that did not reach the disk, so
+//! that of an append that a power cut stopped a beginning may be left: it has no commit mark behind
+//! it, and is removed when the log opens. sled's own batches would do the same for one more write and
+//! one more sync each.
 //!
 //! What sled 0.34 does not do by itself is done here: its flush is made durable
 //! ([`durability`](super::durability)); its `conf` file and its directories are synced once after
@@ -13,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::sled::{Batch, Db};
+use ::sled::Db;
 
 use super::durability::{Flush, make_flush_durable};
 use super::{Append, Log, LogError};
@@ -46,7 +52,19 @@ impl SledLog {
         }
         let flush = make_flush_durable();
         let db = open_db(directory, cache_bytes)?;
-        Ok(Self { db, sync: (flush == Flush::NeedsSync).then_some(file) })
+        let log = Self { db, sync: (flush == Flush::NeedsSync).then_some(file) };
+        log.remove_uncommitted()?;
+        Ok(log)
+    }
+
+    fn remove_uncommitted(&self) -> Result<(), LogError> {
+        while let Some((key, value)) = self.db.last().map_err(engine)? {
+            if let (_, COMMIT) = parts(&value)? {
+                break;
+            }
+            self.db.remove(key).map_err(engine)?;
+        }
+        self.sync()
     }
 
     fn sync(&self) -> Result<(), LogError> {
@@ -121,10 +139,21 @@ pub(crate) fn plain(error: io::Error) -> io::Error {
     }
 }
 
+/// The mark of an append's last record, and of those before it.
+const COMMIT: u8 = 1;
+const MORE: u8 = 0;
+
+fn parts(value: &[u8]) -> Result<(&[u8], u8), LogError> {
+    let (mark, record) = value.split_last().ok_or_else(foreign)?;
+    Ok((record, *mark))
+}
+
+fn foreign() -> LogError {
+    LogError::Engine("they hold what this software did not write".to_owned())
+}
+
 fn position(key: &[u8]) -> Result<Position, LogError> {
-    let bytes = key.try_into();
-    let bytes = bytes.map_err(|_| LogError::Engine("they hold a foreign key".to_owned()))?;
-    Ok(Position(u64::from_be_bytes(bytes)))
+    Ok(Position(u64::from_be_bytes(key.try_into().map_err(|_| foreign())?)))
 }
 
 impl Log for SledLog {
@@ -142,15 +171,11 @@ impl Log for SledLog {
         if head != expected {
             return Ok(Append::Conflict { head });
         }
-        if let [record] = records {
-            // Atomic by itself; a batch would cost sled a write and a sync more.
-            self.db.insert(expected.0.to_be_bytes(), record.as_slice()).map_err(engine)?;
-        } else {
-            let mut batch = Batch::default();
-            for (position, record) in (expected.0..).zip(records) {
-                batch.insert(&position.to_be_bytes(), record.as_slice());
-            }
-            self.db.apply_batch(batch).map_err(engine)?;
+        for (position, record) in (expected.0..).zip(records) {
+            let last = position == expected.0 + records.len() as u64 - 1;
+            let mark = if last { COMMIT } else { MORE };
+            let value = [record.as_slice(), &[mark]].concat();
+            self.db.insert(position.to_be_bytes(), value).map_err(engine)?;
         }
         self.sync()?;
         Ok(Append::Appended)
@@ -159,11 +184,11 @@ impl Log for SledLog {
     fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
         let mut records = Vec::new();
         for (entry, expected) in self.db.range(from.0.to_be_bytes()..).take(limit).zip(from.0..) {
-            let (key, record) = entry.map_err(engine)?;
+            let (key, value) = entry.map_err(engine)?;
             if position(&key)? != Position(expected) {
                 return Err(LogError::Gap(Position(expected)));
             }
-            records.push(record.to_vec());
+            records.push(parts(&value)?.0.to_vec());
         }
         Ok(records)
     }
@@ -202,6 +227,23 @@ mod tests {
         let conflict = Append::Conflict { head: Position(0) };
         assert_eq!(log.append(Position(1), &[vec![1]]).unwrap(), conflict);
         assert_eq!(log.head().unwrap(), Position(0));
+    }
+
+    #[test]
+    fn the_beginning_of_an_append_that_was_cut_short_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().join("log");
+        SledLog::create(&place).unwrap();
+        {
+            let log = log(&place);
+            assert_eq!(log.append(Position(0), &[vec![1], vec![2]]).unwrap(), Append::Appended);
+            assert_eq!(log.append(Position(2), &vec![vec![3]; 3]).unwrap(), Append::Appended);
+            log.db.remove(4u64.to_be_bytes()).unwrap();
+        }
+        let log = log(&place);
+        assert_eq!(log.read(Position(0), 9).unwrap(), [vec![1], vec![2]]);
+        assert_eq!(log.append(Position(2), &[vec![4]]).unwrap(), Append::Appended);
+        assert_eq!(log.read(Position(2), 9).unwrap(), [vec![4]]);
     }
 
     #[test]

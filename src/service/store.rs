@@ -125,7 +125,7 @@ impl Store {
                 last = stored.hash;
                 next = next.plus(1);
             }
-            self.views.apply(&events, last)?;
+            self.views.apply(events.iter().map(|(position, event)| (*position, event)), last)?;
             progress(next);
             if page.len() < PAGE {
                 return Ok(());

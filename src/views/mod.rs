@@ -11,7 +11,7 @@
 
 mod row;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -234,18 +234,22 @@ impl Views {
     }
 
     /// Takes in events that follow the checkpoint, and moves it. `last` is the hash of the last
-    /// one's record. One thread at a time may do this.
-    pub fn apply(&self, events: &[(Position, Event)], last: RecordHash) -> Result<(), ViewsError> {
-        let Some((end, _)) = events.last() else { return Ok(()) };
-        let mut changes = Changes::new(self);
+    /// one's record. After an error the rows are no longer of use.
+    pub fn apply<'e>(
+        &self,
+        events: impl IntoIterator<Item = (Position, &'e Event)>,
+        last: RecordHash,
+    ) -> Result<(), ViewsError> {
+        let mut changes = Changes { db: &self.db, rows: self.write_recent() };
+        let mut end = None;
         for (position, event) in events {
-            changes.apply(*position, event)?;
+            changes.apply(position, event)?;
+            end = Some(position);
         }
-        let mut rows = changes.into_rows()?;
+        let Some(end) = end else { return Ok(()) };
         let checkpoint = CheckpointRow { schema: SCHEMA, next: end.plus(1).0, last };
-        rows.insert(row::CHECKPOINT.to_vec(), write(&checkpoint)?);
-        let mut recent = self.write_recent();
-        recent.extend(rows);
+        changes.put(row::CHECKPOINT.to_vec(), &checkpoint)?;
+        let mut recent = changes.rows;
         if recent.len() >= RECENT_ROWS { self.settle(&mut recent) } else { Ok(()) }
     }
 
@@ -267,33 +271,21 @@ impl Views {
     }
 
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, ViewsError> {
-        let recent = self.read_recent();
-        if let Some(bytes) = recent.get(key) {
-            return read(bytes).map(Some);
-        }
-        self.db.get(key).map_err(engine)?.map(|bytes| read(&bytes)).transpose()
+        get(&self.read_recent(), &self.db, key)
     }
 }
 
-/// The rows that a batch of events changes.
+/// The rows as events change them.
 struct Changes<'a> {
-    views: &'a Views,
-    licenses: HashMap<LicenseId, LicenseRow>,
-    activations: HashMap<ActivationId, ActivationRow>,
-    rows: Rows,
+    db: &'a Db,
+    rows: RwLockWriteGuard<'a, Rows>,
 }
 
-impl<'a> Changes<'a> {
-    fn new(views: &'a Views) -> Self {
-        let (licenses, activations) = (HashMap::new(), HashMap::new());
-        Self { views, licenses, activations, rows: Rows::new() }
-    }
-
+impl Changes<'_> {
     fn apply(&mut self, position: Position, event: &Event) -> Result<(), ViewsError> {
         match event {
             Event::SubjectRegistered { subject, .. } => {
-                let row = SubjectRow { registered: position.0 };
-                self.rows.insert(row::subject(*subject), write(&row)?);
+                self.put(row::subject(*subject), &SubjectRow { registered: position.0 })?;
                 self.entry(subject.as_bytes(), position, &EntryRow::Registered)
             }
             Event::LicenseIssued { license, subject, .. } => {
@@ -304,27 +296,31 @@ impl<'a> Changes<'a> {
                     used: 0,
                     activations: 0,
                 };
-                self.licenses.insert(*license, row);
+                self.put(row::license(*license), &row)?;
                 let entry = EntryRow::Issued { license: *license.as_bytes() };
                 self.entry(subject.as_bytes(), position, &entry)
             }
             Event::Activated { license, activation, .. } => {
-                let row = self.license(*license)?;
+                let mut row: LicenseRow = self.row(&row::license(*license))?;
                 row.used += 1;
                 row.activations += 1;
+                self.put(row::license(*license), &row)?;
                 let row = ActivationRow {
                     license: *license.as_bytes(),
                     activated: position.0,
                     ended: None,
                 };
-                self.activations.insert(*activation, row);
+                self.put(row::activation(*activation), &row)?;
                 let entry = EntryRow::Activated { activation: *activation.as_bytes() };
                 self.entry(license.as_bytes(), position, &entry)
             }
             Event::Deactivated { license, activation, .. } => {
-                let row = self.license(*license)?;
+                let mut row: LicenseRow = self.row(&row::license(*license))?;
                 row.used = row.used.checked_sub(1).ok_or_else(unreadable)?;
-                self.activation(*activation)?.ended = Some(position.0);
+                self.put(row::license(*license), &row)?;
+                let mut row: ActivationRow = self.row(&row::activation(*activation))?;
+                row.ended = Some(position.0);
+                self.put(row::activation(*activation), &row)?;
                 self.entry(license.as_bytes(), position, &EntryRow::Deactivated)
             }
             Event::LicenseSuspended { license, .. } => {
@@ -348,7 +344,9 @@ impl<'a> Changes<'a> {
         position: Position,
         status: Status,
     ) -> Result<(), ViewsError> {
-        self.license(license)?.status = row::status_to_row(status);
+        let mut row: LicenseRow = self.row(&row::license(license))?;
+        row.status = row::status_to_row(status);
+        self.put(row::license(license), &row)?;
         self.entry(license.as_bytes(), position, &EntryRow::Changed)
     }
 
@@ -358,41 +356,24 @@ impl<'a> Changes<'a> {
         position: Position,
         entry: &EntryRow,
     ) -> Result<(), ViewsError> {
-        self.rows.insert(row::entry(owner, position), write(entry)?);
+        self.put(row::entry(owner, position), entry)
+    }
+
+    /// The log names nothing that it did not introduce, so a row that is not there was lost.
+    fn row<R: DeserializeOwned>(&self, key: &[u8]) -> Result<R, ViewsError> {
+        get(&self.rows, self.db, key)?.ok_or_else(unreadable)
+    }
+
+    fn put<R: Serialize>(&mut self, key: Vec<u8>, row: &R) -> Result<(), ViewsError> {
+        self.rows.insert(key, postcard::to_stdvec(row).map_err(|_| unreadable())?);
         Ok(())
-    }
-
-    fn license(&mut self, id: LicenseId) -> Result<&mut LicenseRow, ViewsError> {
-        changed(self.views, &mut self.licenses, id, &row::license(id))
-    }
-
-    fn activation(&mut self, id: ActivationId) -> Result<&mut ActivationRow, ViewsError> {
-        changed(self.views, &mut self.activations, id, &row::activation(id))
-    }
-
-    fn into_rows(mut self) -> Result<Rows, ViewsError> {
-        for (id, row) in &self.licenses {
-            self.rows.insert(row::license(*id), write(row)?);
-        }
-        for (id, row) in &self.activations {
-            self.rows.insert(row::activation(*id), write(row)?);
-        }
-        Ok(self.rows)
     }
 }
 
-/// The row as the batch has changed it so far. The log names nothing that it did not introduce, so a
-/// row that is not there was lost.
-fn changed<'r, I: Copy + Eq + std::hash::Hash, R: DeserializeOwned>(
-    views: &Views,
-    rows: &'r mut HashMap<I, R>,
-    id: I,
-    key: &[u8],
-) -> Result<&'r mut R, ViewsError> {
-    use std::collections::hash_map::Entry;
-    match rows.entry(id) {
-        Entry::Occupied(row) => Ok(row.into_mut()),
-        Entry::Vacant(place) => Ok(place.insert(views.get(key)?.ok_or_else(unreadable)?)),
+fn get<R: DeserializeOwned>(recent: &Rows, db: &Db, key: &[u8]) -> Result<Option<R>, ViewsError> {
+    match recent.get(key) {
+        Some(bytes) => read(bytes).map(Some),
+        None => db.get(key).map_err(engine)?.map(|bytes| read(&bytes)).transpose(),
     }
 }
 
@@ -417,10 +398,6 @@ fn entry(key: &[u8], value: &[u8]) -> Result<Entry, ViewsError> {
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewsError> {
     postcard::from_bytes(bytes).map_err(|_| unreadable())
-}
-
-fn write<T: Serialize>(row: &T) -> Result<Vec<u8>, ViewsError> {
-    postcard::to_stdvec(row).map_err(|_| unreadable())
 }
 
 fn unreadable() -> ViewsError {
@@ -497,6 +474,10 @@ mod tests {
         (0..).map(Position).zip(events).collect()
     }
 
+    fn pairs(events: &[(Position, Event)]) -> impl Iterator<Item = (Position, &Event)> {
+        events.iter().map(|(position, event)| (*position, event))
+    }
+
     fn assert_as_expected(views: &Views) {
         assert_eq!(views.checkpoint().unwrap(), Checkpoint { next: Position(6), last: [9; 32] });
         assert_eq!(views.subject(SUBJECT).unwrap().unwrap().registered, Position(0));
@@ -518,31 +499,64 @@ mod tests {
     fn one_batch_or_many_give_the_same_views() {
         let place = tempfile::tempdir().unwrap();
         let one = Views::open(&place.path().join("one"), 1 << 20).unwrap();
-        one.apply(&events(), [9; 32]).unwrap();
+        one.apply(pairs(&events()), [9; 32]).unwrap();
         assert_as_expected(&one);
         let many = Views::open(&place.path().join("many"), 1 << 20).unwrap();
         for event in events() {
-            many.apply(&[event], [9; 32]).unwrap();
+            many.apply(pairs(&[event]), [9; 32]).unwrap();
         }
         assert_as_expected(&many);
     }
 
     #[test]
-    fn views_are_believed_when_closed_or_killed_but_not_after_a_power_cut() {
+    fn rows_in_memory_and_on_disk_are_one_view() {
         let place = tempfile::tempdir().unwrap();
         let views = Views::open(place.path(), 1 << 20).unwrap();
-        views.apply(&events(), [9; 32]).unwrap();
+        let (at, signing_key) =
+            (Timestamp::from_millis(0).unwrap(), SigningKeyId::from_bytes([0; 32]));
+        let id = |number: u64| {
+            let mut id = [0; 16];
+            id[8..].copy_from_slice(&number.to_be_bytes());
+            ActivationId::from_bytes(id)
+        };
+        views.apply(pairs(&events()[..2]), [0; 32]).unwrap();
+        let total = RECENT_ROWS as u64;
+        for number in 2..total {
+            let (license, activation, lease_until) = (LICENSE, id(number), None);
+            let event = Event::Activated { license, activation, signing_key, lease_until, at };
+            views.apply([(Position(number), &event)], [9; 32]).unwrap();
+            // Each is there at once, wherever the border between memory and disk is.
+            assert_eq!(views.activation(activation).unwrap().unwrap().activated, Position(number));
+            let newest = views.newest_activations(LICENSE, 3).unwrap();
+            let expected: Vec<_> = (2..=number).rev().take(3).map(id).collect();
+            assert_eq!(newest, expected);
+        }
+        assert!(views.read_recent().len() < RECENT_ROWS);
+        let on_disk: Position = Position(
+            read::<CheckpointRow>(&views.db.get(row::CHECKPOINT).unwrap().unwrap()).unwrap().next,
+        );
+        assert!(Position(2) < on_disk && on_disk < Position(total), "{on_disk}");
+        let entries = views.license_entries(LICENSE, Position(1), usize::MAX).unwrap();
+        let positions: Vec<u64> = entries.iter().map(|entry| entry.position.0).collect();
+        assert_eq!(positions, (2..total).collect::<Vec<_>>());
         drop(views);
-        let killed = Views::open(place.path(), 1 << 20).unwrap();
-        assert_as_expected(&killed);
-        drop(killed);
 
+        let killed = Views::open(place.path(), 1 << 20).unwrap();
+        assert_eq!(killed.checkpoint().unwrap().next, on_disk);
+        let used = killed.license(LICENSE).unwrap().unwrap().used;
+        assert_eq!(u64::from(used), on_disk.0 - 2, "rows and checkpoint are of one moment");
+    }
+
+    #[test]
+    fn views_are_believed_when_closed_but_not_after_a_power_cut() {
+        let place = tempfile::tempdir().unwrap();
+        drop(Views::open(place.path(), 1 << 20).unwrap());
         fs::write(place.path().join(TRUST), "another boot").unwrap();
         assert!(matches!(Views::open(place.path(), 1 << 20), Err(ViewsError::Damaged(_))));
         Views::delete(place.path()).unwrap();
         let views = Views::open(place.path(), 1 << 20).unwrap();
         assert_eq!(views.checkpoint().unwrap().next, Position(0));
-        views.apply(&events(), [9; 32]).unwrap();
+        views.apply(pairs(&events()), [9; 32]).unwrap();
         views.close().unwrap();
         drop(views);
         assert_eq!(fs::read_to_string(place.path().join(TRUST)).unwrap(), CLOSED);
