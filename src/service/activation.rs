@@ -1,13 +1,12 @@
 //! What apps call.
 
-use super::store::StoreError;
+use super::store::{StoreError, Stored};
 use super::writer::{Granted, Request};
 use super::{Service, ServiceError};
 use crate::domain::{
     ActivationId, Binding, Email, Event, License, LicenseCommand, LicenseId, LicenseKey, Nonce,
-    Position, Rejection, SigningKeyId, Terms, Timestamp,
+    Position, Rejection, Terms,
 };
-use crate::log::record::RecordHash;
 use crate::receipt::{Claims, LicenseClaims, key_thumbprint};
 
 /// What an app sends to activate.
@@ -37,14 +36,6 @@ pub enum Standing {
     Deactivated,
 }
 
-/// How the activation was recorded.
-struct Begun {
-    at: Timestamp,
-    signing_key: SigningKeyId,
-    lease_until: Option<Timestamp>,
-    hash: RecordHash,
-}
-
 impl Service {
     /// Uses a seat, durably, and answers with the receipt: for a retry with that of the first time.
     pub async fn activate(&self, request: Activate) -> Result<String, ServiceError> {
@@ -55,16 +46,44 @@ impl Service {
             signing_key: self.receipts.current(),
             lease: self.lease(license)?,
         };
-        let Granted { events, license, activation: known } =
+        let Granted { events, license, activation } =
             self.ask(Request::License(license, command)).await?;
-        let license = license.ok_or(Rejection::LicenseNotFound)?;
-        let begun = match events.first() {
-            Some(appended) => begun(&appended.event, appended.hash),
-            None => self.begun_at(known.ok_or(Rejection::ActivationNotFound)?.activated)?,
+        let terms = license.ok_or(Rejection::LicenseNotFound)?.terms;
+        let position = activation.ok_or(Rejection::ActivationNotFound)?.activated;
+        match events.first() {
+            Some(stored) => self.receipt(&request, terms, position, stored),
+            // Asked for before.
+            None => self.receipt(&request, terms, position, &self.store.event(position)?),
+        }
+    }
+
+    /// The receipt of an activation, as it was recorded.
+    fn receipt(
+        &self,
+        request: &Activate,
+        terms: Terms,
+        position: Position,
+        stored: &Stored,
+    ) -> Result<String, ServiceError> {
+        let Event::Activated { activation, signing_key, lease_until, at, .. } = stored.event else {
+            return Err(StoreError::Mismatch(position).into());
         };
-        let begun = begun.ok_or(StoreError::Mismatch(license.issued))?;
-        let claims = self.claims(&request, activation, license.terms, &begun);
-        Ok(self.receipts.sign(&begun.signing_key, &claims)?)
+        let claims = Claims {
+            issuer: self.settings.issuer.clone(),
+            product: terms.product,
+            issued_at: at,
+            expires_at: lease_until,
+            activation,
+            binding: request.binding,
+            license: LicenseClaims {
+                key_thumbprint: key_thumbprint(&request.key),
+                seats: terms.seats.get(),
+                expires_at: terms.expires_at,
+                updates_until: terms.updates_until,
+            },
+            record: stored.hash,
+        };
+        Ok(self.receipts.sign(&signing_key, &claims)?)
     }
 
     /// The license that key and address belong to. Whatever does not match, the work is the same:
@@ -87,35 +106,6 @@ impl Service {
         }
         let license = self.store.license(license)?.ok_or(Rejection::LicenseNotFound)?;
         Ok(self.settings.leases.get(&license.terms.product).copied())
-    }
-
-    fn begun_at(&self, position: Position) -> Result<Option<Begun>, ServiceError> {
-        let stored = self.store.event(position)?;
-        Ok(begun(&stored.event, stored.hash))
-    }
-
-    fn claims(
-        &self,
-        request: &Activate,
-        activation: ActivationId,
-        terms: Terms,
-        begun: &Begun,
-    ) -> Claims {
-        Claims {
-            issuer: self.settings.issuer.clone(),
-            product: terms.product,
-            issued_at: begun.at,
-            expires_at: begun.lease_until,
-            activation,
-            binding: request.binding,
-            license: LicenseClaims {
-                key_thumbprint: key_thumbprint(&request.key),
-                seats: terms.seats.get(),
-                expires_at: terms.expires_at,
-                updates_until: terms.updates_until,
-            },
-            record: begun.hash,
-        }
     }
 
     /// Gives a receipt that ends a new end, if its license still stands. Where the product has no
@@ -169,14 +159,5 @@ impl Service {
     /// The public keys of receipts, as a JWK Set.
     pub fn signing_keys(&self) -> String {
         self.receipt_keys.to_jwks()
-    }
-}
-
-fn begun(event: &Event, hash: RecordHash) -> Option<Begun> {
-    match event {
-        Event::Activated { at, signing_key, lease_until, .. } => {
-            Some(Begun { at: *at, signing_key: *signing_key, lease_until: *lease_until, hash })
-        }
-        _ => None,
     }
 }

@@ -46,7 +46,7 @@ pub struct Store {
     pub views: Views,
 }
 
-/// An event as it was read.
+/// An event in the log.
 pub struct Stored {
     /// What happened.
     pub event: Event,

@@ -18,7 +18,7 @@ use rand::CryptoRng;
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
-use super::store::{Store, StoreError, key_name};
+use super::store::{Store, StoreError, Stored, key_name};
 use crate::domain::{
     Access, Activation, Command, Email, Event, Issue, License, LicenseCommand, LicenseId,
     LicenseKey, Position, Rejection, State, SubjectCommand, SubjectId, Terms, Timestamp, decide,
@@ -65,20 +65,11 @@ pub enum Request {
 /// What a granted request led to. All of it is durable.
 pub struct Granted {
     /// The events, none where everything was so already.
-    pub events: Vec<Appended>,
+    pub events: Vec<Stored>,
     /// The license after them, where the request was about one.
     pub license: Option<License>,
     /// The activation that the request named.
     pub activation: Option<Activation>,
-}
-
-/// An event in the log.
-#[derive(Clone)]
-pub struct Appended {
-    /// What happened.
-    pub event: Event,
-    /// The hash of its record.
-    pub hash: RecordHash,
 }
 
 /// Why the writer did not answer.
@@ -452,13 +443,13 @@ impl Writer {
             self.store.views.apply(events, last).map_err(StoreError::from)?;
             self.head = self.head.plus(records.len() as u64);
         }
-        let mut appended = plan
+        let mut stored = plan
             .events
             .into_iter()
             .zip(hashes)
-            .map(|(planned, hash)| Appended { event: planned.event, hash });
+            .map(|(planned, hash)| Stored { event: planned.event, hash });
         let mut granted = |decision: Decision| Granted {
-            events: appended.by_ref().take(decision.events).collect(),
+            events: stored.by_ref().take(decision.events).collect(),
             license: decision.license,
             activation: decision.activation,
         };
