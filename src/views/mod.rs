@@ -9,15 +9,16 @@
 //! A batch costs sled two writes and two syncs, however small. So the newest rows wait in memory
 //! until there are enough for a batch, and are lost with a killed process: the log has them.
 
+mod changes;
 mod row;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sled::{Batch, Db, IVec};
 
@@ -27,7 +28,8 @@ use crate::domain::{
 use crate::log::LogError;
 use crate::log::record::RecordHash;
 use crate::log::sled::{open_contained, plain};
-use row::{ActivationRow, CheckpointRow, EntryRow, LicenseRow, SCHEMA, SubjectRow};
+use changes::{Changes, PAGE_ENTRIES};
+use row::{ActivationRow, CheckpointRow, EntryKind, EntryRow, LicenseRow, SCHEMA, SubjectRow};
 
 /// The views cannot be read or written. They can be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,22 @@ pub struct Views {
 }
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The keys of an owner's pages.
+struct Pages {
+    on_disk: Range<Vec<u8>>,
+    in_memory: Range<Vec<u8>>,
+}
+
+impl Pages {
+    /// From the first that is in memory on, all are: only the newest page ever changes.
+    fn of(owner: &[u8; 16], recent: &Rows) -> Self {
+        let (first, end) = (row::page(owner, Position::ZERO), row::pages_end(owner));
+        let in_memory = recent.range(first.clone()..end.clone()).next();
+        let border = in_memory.map_or_else(|| end.clone(), |(key, _)| key.clone());
+        Self { on_disk: first..border.clone(), in_memory: border..end }
+    }
+}
 
 /// How many rows wait in memory. More of them would save little, and moving them would delay the
 /// activations behind them by more than a millisecond.
@@ -210,14 +228,18 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<ActivationId>, ViewsError> {
         let recent = self.read_recent();
-        let (first, last) = row::entries(id.as_bytes(), Position::ZERO);
-        let newer = recent.range(first.clone()..=last.clone()).rev().map(read_recent_entry);
-        let older = self.db.range(first..=last).rev().map(read_entry);
-        newer
-            .chain(older)
-            .filter_map(|entry| entry.map(|entry| entry.activated).transpose())
-            .take(limit)
-            .collect()
+        let pages = Pages::of(id.as_bytes(), &recent);
+        let newer = recent.range(pages.in_memory).rev().map(|(_, page)| read_page(page));
+        let older = self.db.range(pages.on_disk).rev().map(read_stored_page);
+        let mut newest = Vec::new();
+        for page in newer.chain(older) {
+            newest.extend(page?.into_iter().rev().filter_map(|entry| entry.activated));
+            if newest.len() >= limit {
+                break;
+            }
+        }
+        newest.truncate(limit);
+        Ok(newest)
     }
 
     fn entries(
@@ -227,10 +249,28 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<Entry>, ViewsError> {
         let recent = self.read_recent();
-        let (first, last) = row::entries(owner, from);
-        let newer = recent.range(first.clone()..=last.clone()).map(read_recent_entry);
-        let older = self.db.range(first..=last).map(read_entry);
-        older.chain(newer).take(limit).collect()
+        let Pages { mut on_disk, mut in_memory } = Pages::of(owner, &recent);
+        // The page that `from` is in begins at it or before.
+        let until = row::page(owner, from);
+        if in_memory.start <= until {
+            if let Some((page, _)) = recent.range(in_memory.start.clone()..=until).next_back() {
+                in_memory.start.clone_from(page);
+            }
+            on_disk.end.clone_from(&on_disk.start);
+        } else if let Some(page) = self.db.range(on_disk.start.clone()..=until).next_back() {
+            on_disk.start = page.map_err(engine)?.0.to_vec();
+        }
+        let older = self.db.range(on_disk).map(read_stored_page);
+        let newer = recent.range(in_memory).map(|(_, page)| read_page(page));
+        let mut entries = Vec::new();
+        for page in older.chain(newer) {
+            entries.extend(page?.into_iter().filter(|entry| entry.position >= from));
+            if entries.len() >= limit {
+                break;
+            }
+        }
+        entries.truncate(limit);
+        Ok(entries)
     }
 
     /// Takes in events that follow the checkpoint, and moves it. `last` is the hash of the last
@@ -240,16 +280,15 @@ impl Views {
         events: impl IntoIterator<Item = (Position, &'e Event)>,
         last: RecordHash,
     ) -> Result<(), ViewsError> {
-        let mut changes = Changes { db: &self.db, rows: self.write_recent() };
+        let mut recent = self.write_recent();
+        let mut changes = Changes::new(&self.db, &mut recent);
         let mut end = None;
         for (position, event) in events {
             changes.apply(position, event)?;
             end = Some(position);
         }
         let Some(end) = end else { return Ok(()) };
-        let checkpoint = CheckpointRow { schema: SCHEMA, next: end.plus(1).0, last };
-        changes.put(row::CHECKPOINT.to_vec(), &checkpoint)?;
-        let mut recent = changes.rows;
+        changes.checkpoint(Checkpoint { next: end.plus(1), last })?;
         if recent.len() >= RECENT_ROWS { self.settle(&mut recent) } else { Ok(()) }
     }
 
@@ -275,125 +314,37 @@ impl Views {
     }
 }
 
-/// The rows as events change them.
-struct Changes<'a> {
-    db: &'a Db,
-    rows: RwLockWriteGuard<'a, Rows>,
-}
-
-impl Changes<'_> {
-    fn apply(&mut self, position: Position, event: &Event) -> Result<(), ViewsError> {
-        match event {
-            Event::SubjectRegistered { subject, .. } => {
-                self.put(row::subject(*subject), &SubjectRow { registered: position.0 })?;
-                self.entry(subject.as_bytes(), position, &EntryRow::Registered)
-            }
-            Event::LicenseIssued { license, subject, .. } => {
-                let row = LicenseRow {
-                    subject: *subject.as_bytes(),
-                    issued: position.0,
-                    status: row::status_to_row(Status::Active),
-                    used: 0,
-                    activations: 0,
-                };
-                self.put(row::license(*license), &row)?;
-                let entry = EntryRow::Issued { license: *license.as_bytes() };
-                self.entry(subject.as_bytes(), position, &entry)
-            }
-            Event::Activated { license, activation, .. } => {
-                let mut row: LicenseRow = self.row(&row::license(*license))?;
-                row.used += 1;
-                row.activations += 1;
-                self.put(row::license(*license), &row)?;
-                let row = ActivationRow {
-                    license: *license.as_bytes(),
-                    activated: position.0,
-                    ended: None,
-                };
-                self.put(row::activation(*activation), &row)?;
-                let entry = EntryRow::Activated { activation: *activation.as_bytes() };
-                self.entry(license.as_bytes(), position, &entry)
-            }
-            Event::Deactivated { license, activation, .. } => {
-                let mut row: LicenseRow = self.row(&row::license(*license))?;
-                row.used = row.used.checked_sub(1).ok_or_else(unreadable)?;
-                self.put(row::license(*license), &row)?;
-                let mut row: ActivationRow = self.row(&row::activation(*activation))?;
-                row.ended = Some(position.0);
-                self.put(row::activation(*activation), &row)?;
-                self.entry(license.as_bytes(), position, &EntryRow::Deactivated)
-            }
-            Event::LicenseSuspended { license, .. } => {
-                self.status(*license, position, Status::Suspended)
-            }
-            Event::LicenseReinstated { license, .. } => {
-                self.status(*license, position, Status::Active)
-            }
-            Event::LicenseRevoked { license, .. } => {
-                self.status(*license, position, Status::Revoked)
-            }
-            Event::AccessRecorded { subject, .. } => {
-                self.entry(subject.as_bytes(), position, &EntryRow::Access)
-            }
-        }
-    }
-
-    fn status(
-        &mut self,
-        license: LicenseId,
-        position: Position,
-        status: Status,
-    ) -> Result<(), ViewsError> {
-        let mut row: LicenseRow = self.row(&row::license(license))?;
-        row.status = row::status_to_row(status);
-        self.put(row::license(license), &row)?;
-        self.entry(license.as_bytes(), position, &EntryRow::Changed)
-    }
-
-    fn entry(
-        &mut self,
-        owner: &[u8; 16],
-        position: Position,
-        entry: &EntryRow,
-    ) -> Result<(), ViewsError> {
-        self.put(row::entry(owner, position), entry)
-    }
-
-    /// The log names nothing that it did not introduce, so a row that is not there was lost.
-    fn row<R: DeserializeOwned>(&self, key: &[u8]) -> Result<R, ViewsError> {
-        get(&self.rows, self.db, key)?.ok_or_else(unreadable)
-    }
-
-    fn put<R: Serialize>(&mut self, key: Vec<u8>, row: &R) -> Result<(), ViewsError> {
-        self.rows.insert(key, postcard::to_stdvec(row).map_err(|_| unreadable())?);
-        Ok(())
-    }
-}
-
 fn get<R: DeserializeOwned>(recent: &Rows, db: &Db, key: &[u8]) -> Result<Option<R>, ViewsError> {
+    read_bytes(recent, db, key)?.map(|bytes| read(&bytes)).transpose()
+}
+
+fn read_bytes(recent: &Rows, db: &Db, key: &[u8]) -> Result<Option<Vec<u8>>, ViewsError> {
     match recent.get(key) {
-        Some(bytes) => read(bytes).map(Some),
-        None => db.get(key).map_err(engine)?.map(|bytes| read(&bytes)).transpose(),
+        Some(bytes) => Ok(Some(bytes.clone())),
+        None => Ok(db.get(key).map_err(engine)?.map(|bytes| bytes.to_vec())),
     }
 }
 
-fn read_entry(row: sled::Result<(IVec, IVec)>) -> Result<Entry, ViewsError> {
-    let (key, value) = row.map_err(engine)?;
-    entry(&key, &value)
+fn read_stored_page(row: sled::Result<(IVec, IVec)>) -> Result<Vec<Entry>, ViewsError> {
+    read_page(&row.map_err(engine)?.1)
 }
 
-fn read_recent_entry((key, value): (&Vec<u8>, &Vec<u8>)) -> Result<Entry, ViewsError> {
-    entry(key, value)
-}
-
-fn entry(key: &[u8], value: &[u8]) -> Result<Entry, ViewsError> {
-    let position = row::entry_position(key).ok_or_else(unreadable)?;
-    let (issued, activated) = match read(value)? {
-        EntryRow::Issued { license } => (Some(LicenseId::from_bytes(license)), None),
-        EntryRow::Activated { activation } => (None, Some(ActivationId::from_bytes(activation))),
-        _ => (None, None),
-    };
-    Ok(Entry { position, issued, activated })
+fn read_page(mut bytes: &[u8]) -> Result<Vec<Entry>, ViewsError> {
+    let mut entries = Vec::with_capacity(PAGE_ENTRIES.into());
+    while !bytes.is_empty() {
+        let (row, rest): (EntryRow, _) =
+            postcard::take_from_bytes(bytes).map_err(|_| unreadable())?;
+        bytes = rest;
+        let (issued, activated) = match row.kind {
+            EntryKind::Issued { license } => (Some(LicenseId::from_bytes(license)), None),
+            EntryKind::Activated { activation } => {
+                (None, Some(ActivationId::from_bytes(activation)))
+            }
+            _ => (None, None),
+        };
+        entries.push(Entry { position: Position(row.position), issued, activated });
+    }
+    Ok(entries)
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewsError> {
@@ -536,9 +487,11 @@ mod tests {
             read::<CheckpointRow>(&views.db.get(row::CHECKPOINT).unwrap().unwrap()).unwrap().next,
         );
         assert!(Position(2) < on_disk && on_disk < Position(total), "{on_disk}");
-        let entries = views.license_entries(LICENSE, Position(1), usize::MAX).unwrap();
-        let positions: Vec<u64> = entries.iter().map(|entry| entry.position.0).collect();
-        assert_eq!(positions, (2..total).collect::<Vec<_>>());
+        for (from, limit) in (0..total).flat_map(|from| [(from, 3), (from, usize::MAX)]) {
+            let entries = views.license_entries(LICENSE, Position(from), limit).unwrap();
+            let positions = entries.iter().map(|entry| entry.position.0);
+            assert!(positions.eq((from.max(2)..total).take(limit)), "{limit} from {from}");
+        }
         drop(views);
 
         let killed = Views::open(place.path(), 1 << 20).unwrap();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{ActivationId, LicenseId, Position, Status, SubjectId};
 
 /// A change of any row or key. Views of another version are rebuilt.
-pub(super) const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 2;
 
 /// How far the log is in the views.
 #[derive(Serialize, Deserialize)]
@@ -25,6 +25,7 @@ pub(super) struct LicenseRow {
     pub(super) status: u8,
     pub(super) used: u32,
     pub(super) activations: u64,
+    pub(super) pages: PagesRow,
 }
 
 #[derive(Serialize, Deserialize, Clone)]
@@ -37,11 +38,27 @@ pub(super) struct ActivationRow {
 #[derive(Serialize, Deserialize)]
 pub(super) struct SubjectRow {
     pub(super) registered: u64,
+    pub(super) pages: PagesRow,
 }
 
-/// One event of a person or of a license.
+/// The pages of an owner's entries: of a person or a license.
+#[derive(Serialize, Deserialize, Clone, Default)]
+pub(super) struct PagesRow {
+    /// The position of the newest page's first entry.
+    pub(super) newest: u64,
+    /// How many entries the newest page has; none where there is no page.
+    pub(super) entries: u8,
+}
+
+/// One event of a person or of a license. A page is some of them, one after the other.
 #[derive(Serialize, Deserialize)]
-pub(super) enum EntryRow {
+pub(super) struct EntryRow {
+    pub(super) position: u64,
+    pub(super) kind: EntryKind,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum EntryKind {
     Registered,
     Issued { license: [u8; 16] },
     Activated { activation: [u8; 16] },
@@ -64,18 +81,14 @@ pub(super) fn activation(id: ActivationId) -> Vec<u8> {
     [b"a".as_slice(), id.as_bytes()].concat()
 }
 
-/// The first and the last key that an entry of a subject or a license may have, from a position on.
-pub(super) fn entries(owner: &[u8; 16], from: Position) -> (Vec<u8>, Vec<u8>) {
-    (entry(owner, from), entry(owner, Position(u64::MAX)))
+/// The page of an owner's entries that begins at this position.
+pub(super) fn page(owner: &[u8; 16], first: Position) -> Vec<u8> {
+    [b"p".as_slice(), owner, &first.0.to_be_bytes()].concat()
 }
 
-pub(super) fn entry(owner: &[u8; 16], position: Position) -> Vec<u8> {
-    [b"p".as_slice(), owner, &position.0.to_be_bytes()].concat()
-}
-
-/// The position in an entry's key.
-pub(super) fn entry_position(key: &[u8]) -> Option<Position> {
-    Some(Position(u64::from_be_bytes(key.get(17..)?.try_into().ok()?)))
+/// A key after all pages of an owner.
+pub(super) fn pages_end(owner: &[u8; 16]) -> Vec<u8> {
+    [b"p".as_slice(), owner, &[0xFF; 9]].concat()
 }
 
 pub(super) fn status_to_row(status: Status) -> u8 {
