@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 use support::Place;
@@ -17,6 +18,20 @@ fn text(place: &Place, arguments: &[&str]) -> String {
 
 fn json(place: &Place, arguments: &[&str]) -> Value {
     serde_json::from_str(&text(place, &[arguments, &["--json"]].concat())).unwrap()
+}
+
+#[test]
+fn the_commands_that_dev_prints_work_as_they_are() {
+    let place = Place::empty();
+    let (_server, commands) = place.start_dev();
+    let mut shell = Command::new("sh");
+    let tour = shell.args(["-ec", &commands]).current_dir(place.beside("")).output().unwrap();
+    assert!(tour.status.success(), "{tour:?}");
+    let text = String::from_utf8(tour.stdout).unwrap();
+    assert!(text.contains("valid: App activated at") && text.contains("1 of 2 seats in use"));
+    let export: Value =
+        serde_json::from_slice(&fs::read(place.beside("ada.json")).unwrap()).unwrap();
+    assert_eq!(export["records"]["activated"], 1);
 }
 
 #[test]

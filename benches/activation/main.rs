@@ -44,7 +44,7 @@ impl Options {
             arguments.get(at + 1)?.parse().ok()
         };
         let (seconds, rounds) =
-            if arguments.iter().any(|argument| argument == "--quick") { (1, 1) } else { (5, 3) };
+            if arguments.iter().any(|argument| argument == "--quick") { (1, 1) } else { (3, 3) };
         Self {
             seconds: number("--seconds").unwrap_or(seconds),
             rounds: number("--rounds")

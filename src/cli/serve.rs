@@ -1,6 +1,7 @@
 //! `serve`: opens the directory, serves, and ends in order.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -190,16 +191,24 @@ fn announce(
     let line = format!("listening public={public} staff={staff}");
     fs::create_dir_all(directory.join("run"))?;
     replace(&directory.listening_path(), line.as_bytes(), 0o644)?;
-    println!("{line}");
-    if dev {
-        let exe = std::env::args().next().unwrap_or_else(|| "countersign".to_owned());
-        println!(
-            "\nDevelopment mode, everything is in {}. Try, in a second terminal:\n\n  \
-             {exe} --dir {} license issue --email ada@example.com --product App --seats 2\n",
-            directory.path().display(),
-            directory.path().display()
-        );
-    }
+    let tour = if dev { tour(directory.path()) } else { String::new() };
+    // A server serves also where nobody reads what it prints.
+    let _ = write!(std::io::stdout(), "{line}\n{tour}");
     tracing::info!("serving");
     Ok(())
+}
+
+/// The commands to try next, as they go into a second terminal.
+fn tour(directory: &Path) -> String {
+    let exe = std::env::args().next().unwrap_or_else(|| "countersign".to_owned());
+    let countersign = format!("{exe} --dir {}", directory.display());
+    let person = "--email ada@example.com";
+    format!(
+        "\nDevelopment mode. Try, in a second terminal:\n\n  \
+         KEY=$({countersign} license issue {person} --product App --seats 2)\n  \
+         {countersign} activate {person} --key $KEY --receipt app.receipt\n  \
+         {countersign} receipt verify app.receipt\n  \
+         {countersign} history {person}\n  \
+         {countersign} export {person} --out ada.json\n\n"
+    )
 }

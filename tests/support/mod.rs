@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
@@ -94,17 +94,36 @@ impl Place {
 
     /// Starts the server, and waits until it serves.
     pub fn start(&self) -> Server {
+        self.start_and_read(&mut self.serve()).0
+    }
+
+    /// Starts the server in development mode, and gives the commands that it prints.
+    pub fn start_dev(&self) -> (Server, String) {
+        let (server, mut output) = self.start_and_read(self.serve().arg("--dev"));
+        let mut commands = String::new();
+        while !commands.contains(" export ") {
+            let mut line = String::new();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "{commands}");
+            if line.starts_with("  ") {
+                commands += &line;
+            }
+        }
+        (server, commands)
+    }
+
+    fn start_and_read(&self, serve: &mut Command) -> (Server, BufReader<ChildStdout>) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut child = self.serve().stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = serve.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
         let address = |name: &str| {
             let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
             let log = || fs::read_to_string(self.log_path()).unwrap();
             word.unwrap_or_else(|| panic!("no address in {line:?}\n{}", log())).to_owned()
         };
         let (public, staff) = (address("public="), address("staff="));
-        Server { child, directory: self.directory(), public, staff }
+        (Server { child, directory: self.directory(), public, staff }, output)
     }
 }
 
