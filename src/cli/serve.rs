@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
 use rand::SeedableRng as _;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -16,7 +18,8 @@ use tokio::time::timeout;
 
 use super::directory::{Directory, Opened, replace};
 use crate::config::Config;
-use crate::grpc::{self, tls};
+use crate::grpc;
+use crate::grpc::tls::{self, SharedConfig};
 use crate::service::clock::{Clock, SystemClock};
 use crate::service::keeper::Keeper;
 use crate::service::writer::{self, Parts};
@@ -59,19 +62,8 @@ impl Serve {
 }
 
 async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Result<()> {
-    let public_tls = {
-        let [certificate, key] =
-            [&config.public.certificate, &config.public.key].map(|file| directory.join(file));
-        check_validity(&certificate)?;
-        tls::public_config(&certificate, &key)?
-    };
-    let staff_tls = {
-        let [certificate, key, ca] =
-            [&config.staff.certificate, &config.staff.key, &config.staff.client_ca]
-                .map(|file| directory.join(file));
-        check_validity(&certificate)?;
-        tls::staff_config(&certificate, &key, &ca)?
-    };
+    let [public_tls, staff_tls] = certificates(directory, &config)?;
+    let [public_tls, staff_tls] = [public_tls, staff_tls].map(|tls| Arc::new(ArcSwap::new(tls)));
     let settings = Settings {
         issuer: config.issuer.clone(),
         leases: config.leases()?,
@@ -100,19 +92,26 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     };
     let mut public = tokio::spawn(grpc::serve_public(
         public,
-        public_tls,
+        Arc::clone(&public_tls),
         config.public.limits,
         Arc::clone(&service),
         until(ended.clone()),
     ));
     let mut staff = tokio::spawn(grpc::serve_staff(
         staff,
-        staff_tls,
+        Arc::clone(&staff_tls),
         config.staff.limits,
         service,
         until(ended),
     ));
 
+    let mut reload = signal(SignalKind::hangup())?;
+    let (from, shared) = (directory.clone(), [public_tls, staff_tls]);
+    tokio::spawn(async move {
+        while reload.recv().await.is_some() {
+            exchange(&from, &config, &shared);
+        }
+    });
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let failure: Option<anyhow::Error> = tokio::select! {
@@ -161,6 +160,38 @@ fn listener_ended<E: Into<anyhow::Error>>(
         Ok(Err(error)) => error.into(),
         Ok(Ok(())) => anyhow::anyhow!("a listener stopped without a reason"),
         Err(error) => error.into(),
+    }
+}
+
+/// What both listeners serve with, the public one first.
+fn certificates(directory: &Directory, config: &Config) -> anyhow::Result<[Arc<ServerConfig>; 2]> {
+    let public = {
+        let [certificate, key] =
+            [&config.public.certificate, &config.public.key].map(|file| directory.join(file));
+        check_validity(&certificate)?;
+        tls::public_config(&certificate, &key)?
+    };
+    let staff = {
+        let [certificate, key, ca] =
+            [&config.staff.certificate, &config.staff.key, &config.staff.client_ca]
+                .map(|file| directory.join(file));
+        check_validity(&certificate)?;
+        tls::staff_config(&certificate, &key, &ca)?
+    };
+    Ok([public, staff])
+}
+
+/// Serves new connections with the certificates that are there now. Where they are of no use the
+/// server goes on with those it has.
+fn exchange(directory: &Directory, config: &Config, shared: &[SharedConfig; 2]) {
+    match certificates(directory, config) {
+        Ok(new) => {
+            for (shared, new) in shared.iter().zip(new) {
+                shared.store(new);
+            }
+            tracing::info!("the certificates were read again");
+        }
+        Err(error) => tracing::error!("the certificates stay as they were: {error:#}"),
     }
 }
 

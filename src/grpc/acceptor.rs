@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
@@ -13,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::connection::Connection;
+use super::tls::SharedConfig;
 
 /// How long to wait when the system has no descriptor or memory for another connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -36,18 +36,18 @@ pub(super) struct AcceptLimits {
 /// The connections of a listener. It closes when the stream is dropped.
 pub(super) fn incoming(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: SharedConfig,
     limits: AcceptLimits,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(READY);
-    let acceptor = Acceptor { tls: tls.into(), limits, ready };
+    let acceptor = Acceptor { tls, limits, ready };
     tokio::spawn(acceptor.run(listener));
     ReceiverStream::new(connections)
 }
 
 #[derive(Clone)]
 struct Acceptor {
-    tls: TlsAcceptor,
+    tls: SharedConfig,
     limits: AcceptLimits,
     ready: mpsc::Sender<io::Result<Connection>>,
 }
@@ -85,7 +85,7 @@ impl Acceptor {
     async fn admit(self, stream: TcpStream, place: OwnedSemaphorePermit) {
         let handshake = async {
             stream.set_nodelay(true)?;
-            let stream = self.tls.accept(stream).await?;
+            let stream = TlsAcceptor::from(self.tls.load_full()).accept(stream).await?;
             Connection::new(stream, self.limits.idle, place).await
         };
         match timeout(self.limits.handshake, handshake).await {

@@ -75,7 +75,7 @@ const LOCAL_RESET_STREAMS: usize = 1024;
 /// Serves apps until `shutdown`, then answers what is under way.
 pub async fn serve_public(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: tls::SharedConfig,
     limits: Limits,
     service: Arc<Service>,
     shutdown: impl Future<Output = ()>,
@@ -94,7 +94,7 @@ pub async fn serve_public(
 /// Serves staff until `shutdown`, then answers what is under way.
 pub async fn serve_staff(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: tls::SharedConfig,
     limits: Limits,
     service: Arc<Service>,
     shutdown: impl Future<Output = ()>,
@@ -156,7 +156,7 @@ pub fn transport(limits: Limits) -> Server {
 /// The connections of a listener, within bounds. It closes when the stream is dropped.
 pub fn connections(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: tls::SharedConfig,
     limits: Limits,
 ) -> ReceiverStream<io::Result<Connection>> {
     let limits = AcceptLimits {

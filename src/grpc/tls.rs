@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,6 +13,9 @@ use rustls::{ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::domain::Timestamp;
+
+/// What new connections are served with. It can be exchanged at any time.
+pub type SharedConfig = Arc<ArcSwap<ServerConfig>>;
 
 /// HTTP/2, which is all that gRPC speaks.
 const ALPN: &[u8] = b"h2";

@@ -1,0 +1,165 @@
+//! Promise: what one client may cost is bounded, and certificates can be exchanged while serving.
+
+mod support;
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
+use support::{Place, Server};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// What an HTTP/2 client sends first: the preface and empty SETTINGS.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The server's first frame is SETTINGS, whose header is so long.
+const FRAME_HEADER: usize = 9;
+
+/// A server whose bounds are near.
+fn bounded(place: &Place, limits: &str) -> Server {
+    let path = place.directory().join("countersign.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{config}\n[public.limits]\n{limits}\n")).unwrap();
+    place.start()
+}
+
+fn client(server: &Server, staff: Option<&str>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let ca = server.read("tls/server-ca.pem");
+    roots.add(CertificateDer::from_pem_slice(&ca).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match staff {
+        None => builder.with_no_client_auth(),
+        Some(role) => {
+            let pem = |extension| server.read(&format!("tls/staff/{role}.{extension}"));
+            let certificate = CertificateDer::from_pem_slice(&pem("pem")).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(&pem("key")).unwrap();
+            builder.with_client_auth_cert(vec![certificate], key).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
+async fn handshake(
+    address: &str,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    TlsConnector::from(Arc::clone(config)).connect(name, stream).await
+}
+
+/// A connection that the server has taken as HTTP/2.
+async fn connect(
+    address: &str,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut stream = handshake(address, config).await?;
+    stream.write_all(HELLO).await?;
+    stream.read_exact(&mut [0; FRAME_HEADER]).await?;
+    Ok(stream)
+}
+
+/// A test that waits for so long has failed. Far above the bounds that are set here, and below the
+/// default for idle connections.
+const FOREVER: Duration = Duration::from_secs(30);
+
+/// Returns when the server has closed the connection.
+async fn closed(mut stream: impl AsyncRead + Unpin) {
+    let mut buffer = [0; 1024];
+    let closed = async { while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
+    timeout(FOREVER, closed).await.expect("the server closes it");
+}
+
+#[tokio::test]
+async fn who_does_not_finish_the_handshake_is_turned_out() {
+    let place = Place::new();
+    let server = bounded(&place, "handshake_seconds = 1");
+    closed(TcpStream::connect(server.public_address()).await.unwrap()).await;
+    // TLS, and then no HTTP/2.
+    let tls = client(&server, None);
+    closed(handshake(server.public_address(), &tls).await.unwrap()).await;
+    let mut wrong = handshake(server.public_address(), &tls).await.unwrap();
+    wrong.write_all(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
+    closed(wrong).await;
+    server.receipt_keys().await;
+}
+
+#[tokio::test]
+async fn who_is_silent_for_long_is_turned_out() {
+    let place = Place::new();
+    let server = bounded(&place, "idle_seconds = 1");
+    let tls = client(&server, None);
+    closed(connect(server.public_address(), &tls).await.unwrap()).await;
+    server.receipt_keys().await;
+}
+
+#[tokio::test]
+async fn there_are_so_many_connections_and_no_more() {
+    let place = Place::new();
+    let server = bounded(&place, "connections = 3");
+    let tls = client(&server, None);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(connect(server.public_address(), &tls).await.unwrap());
+    }
+    assert!(connect(server.public_address(), &tls).await.is_err());
+    // A place is free once the server has seen one go.
+    let mut leaving = open.pop().unwrap();
+    leaving.shutdown().await.unwrap();
+    closed(leaving).await;
+    while connect(server.public_address(), &tls).await.is_err() {}
+}
+
+#[tokio::test]
+async fn sessions_resume_for_apps_and_never_for_staff() {
+    let place = Place::new();
+    let server = place.start();
+    for (address, role, second) in [
+        (server.public_address(), None, HandshakeKind::Resumed),
+        (server.staff_address(), Some("support"), HandshakeKind::Full),
+    ] {
+        let tls = client(&server, role);
+        for expected in [HandshakeKind::Full, second] {
+            let stream = connect(address, &tls).await.unwrap();
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(expected), "{role:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn new_certificates_serve_without_a_restart() {
+    let place = Place::new();
+    let server = place.start();
+    let before = client(&server, None);
+    let open = connect(server.public_address(), &before).await.unwrap();
+    let of_another_ca = Place::new();
+    for name in ["tls/server.pem", "tls/server.key", "tls/server-ca.pem"] {
+        let new = of_another_ca.directory().join(name);
+        fs::copy(new, place.directory().join(name)).unwrap();
+    }
+    server.signal("HUP");
+    let after = client(&server, None);
+    while connect(server.public_address(), &after).await.is_err() {}
+    assert!(connect(server.public_address(), &before).await.is_err());
+    drop(open);
+
+    // What cannot be used changes nothing.
+    fs::write(place.directory().join("tls/server.pem"), "nonsense").unwrap();
+    server.signal("HUP");
+    while !fs::read_to_string(place.log_path()).unwrap().contains("stay as they were") {
+        tokio::task::yield_now().await;
+    }
+    connect(server.public_address(), &after).await.unwrap();
+}
