@@ -1,4 +1,26 @@
 //! Countersign: an event-sourced license activation server.
+//!
+//! A desktop app activates a license over gRPC and TLS. The server decides, seals the event, appends
+//! it to a log, makes that durable, and answers with a signed receipt that the app verifies offline.
+//! `docs/architecture.md` has a picture. In the order of that way:
+//!
+//! - [`proto`]: the messages on the wire, and those that are stored.
+//! - [`grpc`]: the listeners: TLS, bounds, who may call what, errors in one place.
+//! - [`service`]: what can be asked, and the one writer that everything goes through.
+//! - [`domain`]: the rules, pure: what a license may do, given what happened and the time.
+//! - [`seal`]: encryption of events, and the tags by which a person is found without their address.
+//! - [`log`]: the records, their tree, and the head file that says how far they had come.
+//! - [`vault`]: the keys of what is sealed.
+//! - [`views`]: what the log says, arranged for questions; rebuilt at will.
+//! - [`receipt`]: what the app keeps: signed here, verified there.
+//! - [`export`]: all that is held about a person, as one document.
+//! - [`policy`]: what may be held, why, for how long, and who gets it.
+//! - [`config`], [`telemetry`], [`cli`]: the operator's side.
+//!
+//! Imports run one way, `cli, grpc → service → {log, vault, views, receipt, export, policy} → seal →
+//! domain`; `tests/architecture.rs` holds each room to it.
+//!
+//! An app in Rust needs [`proto::v1`] and [`receipt::PublicKeys`]; `examples/activate.rs` is one.
 
 // Nothing that input, disk or network can cause may panic.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use countersign::proto::v1::{
     CheckRequest, DeactivateRequest, FreeSeatRequest, IssueLicenseRequest, ReinstateLicenseRequest,
@@ -14,6 +15,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 const ADA: &str = "ada@example.com";
+const OVERLOADED: (Code, &str) = (Code::Unavailable, "OVERLOADED");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_clients_racing_for_the_last_seat_one_wins() {
@@ -200,4 +202,37 @@ async fn one_nonce_is_one_license() {
     server.app().activate(activation(ADA, &one, 1)).await.unwrap();
     let status = server.app().activate(activation("eve@example.com", &two, 1)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::AlreadyExists, "NONCE_REUSED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overloaded_server_says_when_to_come_again_and_a_retry_takes_one_seat() {
+    let place = Place::new();
+    let path = place.directory().join("countersign.toml");
+    let config = std::fs::read_to_string(&path).unwrap() + "\n[storage]\nqueue = 1\n";
+    std::fs::write(&path, config).unwrap();
+    let server = place.start();
+    let key = server.issue(ADA, "App", 1000).await;
+    let mut refused = 0;
+    let mut rounds = 0..10;
+    while refused == 0 {
+        let round = rounds.next().expect("a queue of one takes all of 64 at once");
+        let mut clients = JoinSet::new();
+        for client in 0..64 {
+            let (mut app, key) = (server.app(), key.clone());
+            clients.spawn(async move {
+                let request = activation(ADA, &key, round * 64 + client);
+                let mut refused = 0;
+                while let Err(status) = app.activate(request.clone()).await {
+                    assert_eq!((status.code(), reason(&status).as_str()), OVERLOADED);
+                    let hint = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+                    assert!(hint > Duration::ZERO);
+                    refused += 1;
+                }
+                refused
+            });
+        }
+        refused += clients.join_all().await.into_iter().sum::<u32>();
+        let activations = server.history(ADA).await.unwrap().licenses[0].activations_total;
+        assert_eq!(u128::from(activations), (round + 1) * 64);
+    }
 }

@@ -12,14 +12,7 @@ use tokio::task::JoinSet;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::nanos;
-use crate::servers::Server;
-
-/// What is activated.
-#[derive(Clone)]
-pub(crate) struct License {
-    pub(crate) email: String,
-    pub(crate) key: String,
-}
+use crate::servers::{License, Server};
 
 #[derive(Clone, Copy)]
 pub(crate) enum Scenario {

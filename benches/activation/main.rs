@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 
-use load::{License, Measured, Scenario, new_histogram};
+use load::{Measured, Scenario, new_histogram};
 use servers::{Countersign, Server};
 
 /// The scenarios, and the share of the floor that is aimed at.
@@ -182,14 +182,4 @@ fn report(rounds: &[Rounds], sync: f64) {
     let numbers = json!({ "write_and_fdatasync_p50_us": sync, "scenarios": rows });
     std::fs::write(&path, format!("{numbers:#}\n")).unwrap();
     println!("\nThe same as JSON: {}", path.display());
-}
-
-/// A license to activate.
-fn address_of(license: usize) -> String {
-    format!("bench-{license}@example.com")
-}
-
-/// The key of a license, with its address.
-fn license(number: usize, key: String) -> License {
-    License { email: address_of(number), key }
 }

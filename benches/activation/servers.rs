@@ -11,12 +11,18 @@ use countersign::proto::v1::{
 };
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::load::License;
-use crate::{address_of, floor, license};
+use crate::floor;
 
 /// How many licenses the load is spread over, and the seats of each: more than are ever used.
 const LICENSES: usize = 64;
 const SEATS: u32 = 100_000;
+
+/// What is activated.
+#[derive(Clone)]
+pub(crate) struct License {
+    pub(crate) email: String,
+    pub(crate) key: String,
+}
 
 /// A server process, killed when this is dropped.
 pub(crate) struct Server {
@@ -72,14 +78,15 @@ impl Countersign {
         let mut issuer = LicenseServiceClient::new(self.staff("issuer").await);
         let mut licenses = Vec::with_capacity(LICENSES);
         for number in 0..LICENSES {
+            let email = format!("bench-{number}@example.com");
             let request = IssueLicenseRequest {
-                email: address_of(number),
+                email: email.clone(),
                 product: "Bench".to_owned(),
                 seats: SEATS,
                 ..IssueLicenseRequest::default()
             };
             let answer = issuer.issue_license(request).await.unwrap().into_inner();
-            licenses.push(license(number, answer.license.unwrap().license_key));
+            licenses.push(License { email, key: answer.license.unwrap().license_key });
         }
         licenses
     }

@@ -59,10 +59,11 @@ impl SledLog {
 
     fn remove_uncommitted(&self) -> Result<(), LogError> {
         while let Some((key, value)) = self.db.last().map_err(engine)? {
-            if let (_, COMMIT) = parts(&value)? {
-                break;
-            }
-            self.db.remove(key).map_err(engine)?;
+            match parts(&value)? {
+                (_, COMMIT) => break,
+                (_, MORE) => self.db.remove(key).map_err(engine)?,
+                _ => return Err(foreign()),
+            };
         }
         self.sync()
     }
@@ -139,9 +140,9 @@ pub(crate) fn plain(error: io::Error) -> io::Error {
     }
 }
 
-/// The mark of an append's last record, and of those before it.
-const COMMIT: u8 = 1;
-const MORE: u8 = 0;
+/// The mark of an append's last record, and of those before it. No flipped bit makes one the other.
+const COMMIT: u8 = 0xA5;
+const MORE: u8 = 0x5A;
 
 fn parts(value: &[u8]) -> Result<(&[u8], u8), LogError> {
     let (mark, record) = value.split_last().ok_or_else(foreign)?;
@@ -240,10 +241,14 @@ mod tests {
             assert_eq!(log.append(Position(2), &vec![vec![3]; 3]).unwrap(), Append::Appended);
             log.db.remove(4u64.to_be_bytes()).unwrap();
         }
-        let log = log(&place);
-        assert_eq!(log.read(Position(0), 9).unwrap(), [vec![1], vec![2]]);
-        assert_eq!(log.append(Position(2), &[vec![4]]).unwrap(), Append::Appended);
-        assert_eq!(log.read(Position(2), 9).unwrap(), [vec![4]]);
+        {
+            let log = log(&place);
+            assert_eq!(log.read(Position(0), 9).unwrap(), [vec![1], vec![2]]);
+            assert_eq!(log.append(Position(2), &[vec![4]]).unwrap(), Append::Appended);
+            assert_eq!(log.read(Position(2), 9).unwrap(), [vec![4]]);
+            log.db.insert(2u64.to_be_bytes(), vec![4, COMMIT ^ 1]).unwrap();
+        }
+        assert!(matches!(SledLog::open(&place, 1 << 20), Err(LogError::Engine(_))));
     }
 
     #[test]

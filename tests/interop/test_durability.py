@@ -121,3 +121,20 @@ def test_a_full_disk_is_told_and_nothing_acknowledged_is_lost(small_disk):
     assert all(server.check(receipt) == 1 for receipt in receipts)
     server.activate(activation(license))
     server.stop()
+
+
+def test_a_read_only_disk_is_told(small_disk):
+    server = Server(small_disk / "data")
+    license = server.issue(seats=1)
+    receipt = server.activate(activation(license))
+    server.stop()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    command = [os.environ["COUNTERSIGN_BIN"], "--dir", server.directory, "serve"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "cannot be written" in refused.stderr and "Read-only file system" in refused.stderr
+
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    server.start()
+    assert server.check(receipt) == 1
+    server.stop()
