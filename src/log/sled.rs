@@ -197,6 +197,9 @@ impl Log for SledLog {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
     use super::*;
 
     fn log(directory: &Path) -> SledLog {
@@ -249,6 +252,80 @@ mod tests {
             log.db.insert(2u64.to_be_bytes(), vec![4, COMMIT ^ 1]).unwrap();
         }
         assert!(matches!(SledLog::open(&place, 1 << 20), Err(LogError::Engine(_))));
+    }
+
+    /// A power cut while an append is on its way: of the sectors that it writes any may have reached
+    /// the disk, in whatever order.
+    #[test]
+    fn an_append_that_a_power_cut_stops_is_there_whole_or_not_at_all() {
+        const SECTOR: usize = 512;
+        const BEFORE: usize = 60;
+        const APPENDED: usize = 9;
+        let records: Vec<Vec<u8>> =
+            (0..).take(BEFORE + APPENDED).map(|byte: u8| vec![byte; 231]).collect();
+        let root = tempfile::tempdir().unwrap();
+        let place = root.path().join("log");
+        SledLog::create(&place).unwrap();
+        {
+            let log = log(&place);
+            for batch in (0..BEFORE).collect::<Vec<_>>().chunks(4) {
+                let position = Position(batch[0] as u64);
+                let appended = log.append(position, &records[batch[0]..=batch[batch.len() - 1]]);
+                assert_eq!(appended.unwrap(), Append::Appended);
+            }
+        }
+        let copy = |to: &str| {
+            let to = root.path().join(to);
+            let _ = fs::remove_dir_all(&to);
+            fs::create_dir_all(to.join("blobs")).unwrap();
+            for entry in fs::read_dir(&place).unwrap().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_file() {
+                    fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+                }
+            }
+            to
+        };
+        // What is there when the log has opened again is synced; the append is what a cut may stop.
+        let opened = copy("opened");
+        drop(log(&opened));
+        let appended = copy("appended");
+        let last = Position(BEFORE as u64);
+        assert_eq!(log(&appended).append(last, &records[BEFORE..]).unwrap(), Append::Appended);
+        let [before, after] = [&opened, &appended].map(|place| fs::read(place.join("db")).unwrap());
+        let sector = |bytes: &[u8], at: usize| {
+            let mut sector = bytes.get(at..).unwrap_or_default().to_vec();
+            sector.resize(SECTOR, 0);
+            sector
+        };
+        let changed: Vec<usize> = (0..after.len().max(before.len()))
+            .step_by(SECTOR)
+            .filter(|&at| sector(&before, at) != sector(&after, at))
+            .collect();
+        assert!(changed.len() > APPENDED * 231 / SECTOR, "{changed:?}");
+
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut outcomes = [0, 0];
+        for trial in 0..200 {
+            let cut = copy("cut");
+            let mut db = before.clone();
+            db.resize(before.len().max(after.len()), 0);
+            let reached = rng.random_range(0..=changed.len());
+            for (i, &at) in changed.iter().enumerate() {
+                // A beginning of them in some trials, and any of them in others.
+                let there = if trial % 2 == 0 { i < reached } else { rng.random_bool(0.8) };
+                if there {
+                    let end = (at + SECTOR).min(db.len());
+                    db[at..end].copy_from_slice(&sector(&after, at)[..end - at]);
+                }
+            }
+            fs::write(cut.join("db"), db).unwrap();
+            let log = log(&cut);
+            let read = log.read(Position(0), usize::MAX).unwrap();
+            assert!(read.len() == BEFORE || read.len() == BEFORE + APPENDED, "{}", read.len());
+            assert_eq!(read, records[..read.len()]);
+            outcomes[usize::from(read.len() > BEFORE)] += 1;
+        }
+        assert!(outcomes.iter().all(|&outcome| outcome > 0), "{outcomes:?}");
     }
 
     #[test]
