@@ -7,7 +7,7 @@ use std::path::Path;
 const ROOMS: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("proto", &[]),
-    ("policy", &[]),
+    ("policy", &["domain"]),
     ("telemetry", &[]),
     ("seal", &["domain"]),
     ("receipt", &["domain"]),

@@ -112,7 +112,7 @@ fn a_license_goes_its_way_from_issue_to_export() {
     assert_eq!(export["accesses"][1]["actor"], "dev-support");
     assert_eq!(export["accesses"][1]["role"], "support");
     assert_eq!(export["accesses"][1]["purpose"], "customer_support");
-    assert_eq!(export["policy"]["recipient"][0]["name"], "FastSpring");
+    assert_eq!(export["policy"]["recipients"][0]["name"], "FastSpring");
     assert_eq!(export["records"]["access_recorded"], 7);
 
     assert_eq!(json(&place, &["license", "revoke", key])["status"], "revoked");

@@ -8,6 +8,7 @@ mod directory;
 mod history;
 mod license;
 mod output;
+mod policy;
 mod purpose;
 mod receipt;
 mod serve;
@@ -65,6 +66,8 @@ enum Command {
     #[command(subcommand)]
     Views(views::ViewsCommand),
     #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    #[command(subcommand)]
     Config(ConfigCommand),
     /// Print the version
     Version,
@@ -112,6 +115,7 @@ impl Cli {
             Command::Receipt(command) => command.run(&directory, as_json),
             Command::Keys(command) => command.run(&directory, as_json),
             Command::Views(command) => command.run(&directory, as_json),
+            Command::Policy(command) => command.run(&directory, as_json),
             Command::Config(ConfigCommand::Show) => {
                 let config = directory.config()?;
                 let text = toml::to_string_pretty(&config)?;

@@ -3,6 +3,7 @@
 //! would bring comes in as an argument.
 
 mod access;
+mod category;
 mod email;
 mod event;
 mod ids;
@@ -13,6 +14,7 @@ mod state;
 mod subject;
 
 pub use access::{Access, Actor, Operation, Purpose, Role};
+pub use category::Category;
 pub use email::{Email, EmailError, NORMALISER_VERSION};
 pub use event::{Event, Position};
 pub use ids::{

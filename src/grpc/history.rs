@@ -61,7 +61,7 @@ impl HistoryService for HistoryHandler {
             activations_total: of.activations_total,
         });
         Ok(Response::new(GetHistoryResponse {
-            email: history.email.expose().to_owned(),
+            email: history.email.map(|email| email.expose().to_owned()).unwrap_or_default(),
             licenses: licenses.collect(),
         }))
     }

@@ -24,6 +24,10 @@ pub(super) fn status(error: &ServiceError) -> Status {
             let details = info(rejection.reason(), metadata(rejection));
             Status::with_error_details(code(rejection), text, details)
         }
+        ServiceError::PurposeNotAllowed => {
+            let details = info("PURPOSE_NOT_ALLOWED", HashMap::new());
+            Status::with_error_details(Code::PermissionDenied, text, details)
+        }
         ServiceError::Receipt(reason) => {
             let mut details = info("RECEIPT_INVALID", HashMap::new());
             details.add_bad_request_violation("receipt", reason.to_string());

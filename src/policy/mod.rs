@@ -1,24 +1,41 @@
-//! The policy file: what is stored, why and for how long, who gets it, and what rights a person has.
+//! The privacy policy: what may be stored, why and for how long, who may see it and who gets it, and
+//! what rights a person has.
+//!
+//! It has two sources. `allowed.toml` is part of the software: `build.rs` refuses a persisted field
+//! that it does not allow. The operator's `policy.toml` names the vendor and the recipients, and can
+//! only narrow what the software allows.
+
+mod file;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-/// The policy that `init` writes.
+use crate::domain::{Category, Purpose, Role};
+
+/// The operator's side as `init` writes it.
 pub const DEFAULT: &str = include_str!("default.toml");
 
-/// The policy, as exports state it.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+/// The software's side.
+const ALLOWED: &str = include_str!("allowed.toml");
+
+/// The policy that holds: what the software allows, narrowed by the operator.
+#[derive(Debug, Clone, Serialize)]
 pub struct Policy {
     /// Who is responsible for the data.
     pub controller: Controller,
-    /// What is stored.
-    #[serde(rename = "category")]
-    pub categories: Vec<Category>,
+    /// What is stored. One that is not here is not stored.
+    pub categories: Vec<CategoryPolicy>,
+    /// What takes two members of staff.
+    pub dual_control: DualControl,
+    /// What data under restriction may be used for.
+    pub restriction: Restriction,
+    /// What analytics see.
+    pub statistics: Statistics,
     /// Who gets it.
-    #[serde(default, rename = "recipient")]
     pub recipients: Vec<Recipient>,
     /// What a person may ask for.
-    #[serde(rename = "right")]
     pub rights: Vec<Right>,
 }
 
@@ -30,39 +47,72 @@ pub struct Controller {
     pub name: String,
     /// Where to ask.
     pub contact: String,
+    /// Where the vendor, and with it the data, is.
+    pub country: String,
     /// Where to complain.
-    pub complaints: String,
+    pub supervisory_authority: String,
 }
 
-/// The kinds of data that may exist at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // their texts are in the policy file
-pub enum CategoryName {
-    Email,
-    License,
-    ActivationTime,
-    AccessRecord,
-}
-
-impl CategoryName {
-    const ALL: [Self; 4] = [Self::Email, Self::License, Self::ActivationTime, Self::AccessRecord];
-}
-
-/// A kind of data.
+/// What holds for a kind of data.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Category {
+pub struct CategoryPolicy {
     /// Which.
-    pub name: CategoryName,
+    pub name: Category,
+    /// Whether an operator can do without it.
+    #[serde(default, skip_serializing)]
+    optional: bool,
     /// What it is.
     pub what: String,
+    /// Where it comes from.
+    pub source: String,
     /// What it is for.
     pub purpose: String,
     /// What allows it.
     pub legal_basis: String,
-    /// For how long.
-    pub retention: String,
+    /// For how many days it is kept.
+    pub retention_days: u32,
+    /// From when on these days count.
+    pub retained_from: String,
+    /// Which role may see it for which purposes.
+    pub seen_by: BTreeMap<Role, Vec<Purpose>>,
+}
+
+/// What takes two members of staff.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DualControl {
+    /// An export.
+    pub export: bool,
+    /// An erasure.
+    pub erasure: bool,
+}
+
+impl Default for DualControl {
+    fn default() -> Self {
+        Self { export: false, erasure: true }
+    }
+}
+
+/// What data under restriction may be used for.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restriction {
+    /// The purposes it may still be read for.
+    pub purposes: Vec<Purpose>,
+}
+
+impl Default for Restriction {
+    fn default() -> Self {
+        Self { purposes: vec![Purpose::AccessRequest] }
+    }
+}
+
+/// What analytics see.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Statistics {
+    /// Counts of fewer are not shown.
+    pub smallest_group: u32,
 }
 
 /// Somebody whom data is shared with.
@@ -74,7 +124,11 @@ pub struct Recipient {
     /// What for.
     pub purpose: String,
     /// What.
-    pub data: Vec<CategoryName>,
+    pub data: Vec<Category>,
+    /// Where they are.
+    pub country: String,
+    /// What protects the data there (GDPR Art. 46).
+    pub safeguard: String,
     /// How a person can prevent it.
     pub opt_out: String,
 }
@@ -95,28 +149,36 @@ pub enum PolicyError {
     /// Not TOML, or not of the form; says the line.
     #[error("{0}")]
     Form(#[from] toml::de::Error),
-    /// What is stored must be stated.
-    #[error(
-        "[[category]] {0:?} is missing: the server stores such data, so the policy must name it"
-    )]
-    Missing(CategoryName),
-    /// It must be stated once.
-    #[error("[[category]] {0:?} is there twice; keep one")]
-    Twice(CategoryName),
+    /// More than the software allows, or of no use.
+    #[error("line {line}: {rule}")]
+    Rule {
+        /// Where.
+        line: usize,
+        /// What is wrong there, and what would be right.
+        rule: String,
+    },
 }
 
 impl Policy {
-    /// Reads a policy.
+    /// Reads an operator's file, and narrows what the software allows by it.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let policy: Self = toml::from_str(text)?;
-        for name in CategoryName::ALL {
-            match policy.categories.iter().filter(|category| category.name == name).count() {
-                0 => return Err(PolicyError::Missing(name)),
-                1 => {}
-                _ => return Err(PolicyError::Twice(name)),
-            }
-        }
-        Ok(policy)
+        file::narrow(toml::from_str(ALLOWED)?, text)
+    }
+
+    /// What holds for a kind of data; `None` where it is not stored.
+    pub fn category(&self, name: Category) -> Option<&CategoryPolicy> {
+        self.categories.iter().find(|category| category.name == name)
+    }
+
+    /// Whether a role may see such data for this purpose.
+    pub fn may_see(&self, role: Role, purpose: Purpose, name: Category) -> bool {
+        let seen_by = self.category(name).and_then(|category| category.seen_by.get(&role));
+        seen_by.is_some_and(|purposes| purposes.contains(&purpose))
+    }
+
+    /// Names this policy: SHA-256 of its JSON.
+    pub fn hash(&self) -> Result<[u8; 32], serde_json::Error> {
+        Ok(Sha256::digest(serde_json::to_vec(self)?).into())
     }
 }
 
@@ -125,34 +187,85 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_is_a_policy() {
+    fn the_default_stores_all_but_names() {
         let policy = Policy::parse(DEFAULT).unwrap();
+        let stored: Vec<_> = policy.categories.iter().map(|category| category.name).collect();
+        let all_but_name = Category::ALL.into_iter().filter(|name| *name != Category::Name);
+        assert_eq!(stored, all_but_name.collect::<Vec<_>>());
         let recipients: Vec<_> = policy.recipients.iter().map(|r| r.name.as_str()).collect();
         assert_eq!(recipients, ["FastSpring", "ZenDesk", "MailChimp"]);
+        assert!(policy.recipients.iter().all(|r| !r.data.contains(&Category::Name)));
+        assert!(policy.dual_control.erasure);
     }
 
     #[test]
-    fn a_mistake_is_named_with_its_line() {
-        let unknown = Policy::parse(&DEFAULT.replace("opt_out", "optout")).unwrap_err();
-        assert!(unknown.to_string().contains("optout"), "{unknown}");
-        assert!(unknown.to_string().contains("line "), "{unknown}");
-        let payment = DEFAULT.replace("name = \"license\"", "name = \"payment\"");
-        assert!(Policy::parse(&payment).unwrap_err().to_string().contains("payment"));
+    fn the_comments_state_the_defaults() {
+        let uncommented = DEFAULT.replace("#= ", "");
+        let [stated, default] = [&uncommented, DEFAULT].map(|text| Policy::parse(text).unwrap());
+        assert_eq!(stated.hash().unwrap(), default.hash().unwrap());
     }
 
     #[test]
-    fn what_is_stored_is_stated_once() {
-        let start = DEFAULT.find("[[category]]\nname = \"access_record\"").unwrap();
-        let end = DEFAULT.find("# With whom").unwrap();
-        let (without, section) =
-            ([&DEFAULT[..start], &DEFAULT[end..]].concat(), &DEFAULT[start..end]);
-        assert!(matches!(
-            Policy::parse(&without),
-            Err(PolicyError::Missing(CategoryName::AccessRecord))
-        ));
-        assert!(matches!(
-            Policy::parse(&[DEFAULT, section].concat()),
-            Err(PolicyError::Twice(CategoryName::AccessRecord))
-        ));
+    fn a_role_sees_what_the_policy_gives_it_for_its_purpose() {
+        let policy = Policy::parse(DEFAULT).unwrap();
+        let support = Purpose::CustomerSupport;
+        assert!(policy.may_see(Role::Support, support, Category::ActivationTime));
+        assert!(!policy.may_see(Role::Support, Purpose::AccessRequest, Category::ActivationTime));
+        assert!(!policy.may_see(Role::Support, support, Category::AccessRecord));
+        assert!(!policy.may_see(Role::Issuer, Purpose::LicenseAdministration, Category::Email));
+        for (purpose, name) in [(support, Category::Name), (support, Category::Email)] {
+            assert!(!policy.may_see(Role::Analytics, purpose, name));
+        }
+        assert!(!policy.may_see(Role::Support, support, Category::Name), "it is not stored");
+    }
+
+    #[test]
+    fn an_operator_can_narrow() {
+        let narrow = "[category.activation_time]\nretention_days = 30\n\
+                      [category.email.seen_by]\nsupport = []\n";
+        let policy = Policy::parse(&[DEFAULT, narrow].concat()).unwrap();
+        assert_eq!(policy.category(Category::ActivationTime).unwrap().retention_days, 30);
+        assert!(!policy.may_see(Role::Support, Purpose::CustomerSupport, Category::Email));
+        assert!(policy.may_see(Role::Privacy, Purpose::AccessRequest, Category::Email));
+        let default = Policy::parse(DEFAULT).unwrap();
+        assert_ne!(policy.hash().unwrap(), default.hash().unwrap());
+    }
+
+    #[test]
+    fn what_would_widen_is_refused_with_its_line() {
+        for (section, named) in [
+            ("[category.activation_time]\nretention_days = 731", "at most 730"),
+            ("[category.email.seen_by]\nissuer = [\"customer_support\"]", "issuer"),
+            ("[category.license.seen_by]\nsupport = [\"access_request\"]", "access_request"),
+            ("[category.license.seen_by]\nanalytics = [\"access_request\"]", "analytics"),
+            ("[category.license]\nenabled = false", "cannot be turned off"),
+            ("[category.license]\nretention_days = 0", "at least 1"),
+        ] {
+            let error = Policy::parse(&format!("{DEFAULT}\n{section}\n")).unwrap_err().to_string();
+            let line = DEFAULT.lines().count() + 3;
+            assert!(error.contains(named) && error.contains(&format!("line {line}")), "{error}");
+        }
+        let small = DEFAULT.replace("smallest_group = 10", "smallest_group = 4");
+        let claims =
+            DEFAULT.replace("purposes = [\"access_request\"]", "purposes = [\"customer_support\"]");
+        let twice = DEFAULT.replace("name = \"ZenDesk\"", "name = \"FastSpring\"");
+        for (text, named) in [(small, "at least 5"), (claims, "customer_support"), (twice, "twice")]
+        {
+            let error = Policy::parse(&text).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("line "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_of_form_is_named_with_its_line() {
+        for (right, wrong) in [
+            ("opt_out", "optout"),
+            ("country = \"Switzerland\"\n", ""),
+            ("[category.name]", "[category.payment]"),
+            ("\"license\"]", "\"payment\"]"),
+        ] {
+            let error = Policy::parse(&DEFAULT.replacen(right, wrong, 1)).unwrap_err().to_string();
+            assert!(error.contains("line "), "{error}");
+        }
     }
 }

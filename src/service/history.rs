@@ -6,8 +6,8 @@ use super::license::LicenseDetails;
 use super::store::{Store, StoreError};
 use super::{Service, ServiceError, Staff, reading};
 use crate::domain::{
-    ActivationId, Email, LicenseId, LicenseKey, Operation, Position, Purpose, Rejection, SubjectId,
-    Timestamp,
+    ActivationId, Category, Email, LicenseId, LicenseKey, Operation, Position, Purpose, Rejection,
+    SubjectId, Timestamp,
 };
 use crate::views::{Entry, ViewsError};
 
@@ -26,8 +26,8 @@ pub enum Person {
 
 /// A person's history.
 pub struct History {
-    /// Their address.
-    pub email: Email,
+    /// Their address, if it may be seen.
+    pub email: Option<Email>,
     /// Their licenses, oldest first.
     pub licenses: Vec<LicenseHistory>,
 }
@@ -72,13 +72,15 @@ impl Service {
             Person::Email(email) => self.find_subject(&email)?,
             Person::LicenseKey(key) => self.owned(&key)?.1,
         };
-        self.record(subject, staff.access(purpose, Operation::GetHistory)).await?;
+        let access = staff.access(purpose, Operation::GetHistory);
+        let shows_email = self.may_see(&access, Category::Email);
+        self.record(subject, access, &[Category::License, Category::ActivationTime]).await?;
         let service = Arc::clone(self);
-        reading(move || service.read_history(subject)).await
+        reading(move || service.read_history(subject, shows_email)).await
     }
 
-    fn read_history(&self, subject: SubjectId) -> Result<History, ServiceError> {
-        let email = self.store.email(subject)?.ok_or(Rejection::SubjectNotFound)?;
+    fn read_history(&self, subject: SubjectId, shows_email: bool) -> Result<History, ServiceError> {
+        let email = if shows_email { self.store.email(subject)? } else { None };
         let mut licenses = Vec::new();
         for entry in subject_entries(&self.store, subject)? {
             let Some(id) = entry.issued else { continue };
@@ -104,7 +106,8 @@ impl Service {
         page: usize,
     ) -> Result<Activations, ServiceError> {
         let (license, subject) = self.owned(key)?;
-        self.record(subject, staff.access(purpose, Operation::ListActivations)).await?;
+        let access = staff.access(purpose, Operation::ListActivations);
+        self.record(subject, access, &[Category::ActivationTime]).await?;
         let store = Arc::clone(&self.store);
         Ok(Activations { store, license, next: Some(Position::ZERO), page })
     }

@@ -4,8 +4,8 @@ use super::store::Issued;
 use super::writer::Request;
 use super::{Service, ServiceError, Staff};
 use crate::domain::{
-    Access, ActivationId, Email, LicenseCommand, LicenseId, LicenseKey, Nonce, Operation, Purpose,
-    Rejection, Status, SubjectId, Terms, Timestamp,
+    ActivationId, Category, Email, LicenseCommand, LicenseId, LicenseKey, Nonce, Operation,
+    Purpose, Rejection, Role, Status, SubjectId, Terms, Timestamp,
 };
 
 /// A license as staff see it.
@@ -46,7 +46,8 @@ impl Service {
         purpose: Purpose,
     ) -> Result<LicenseDetails, ServiceError> {
         let (license, subject) = self.owned(key)?;
-        self.record(subject, staff.access(purpose, Operation::GetLicense)).await?;
+        let access = staff.access(purpose, Operation::GetLicense);
+        self.record(subject, access, &[Category::License]).await?;
         self.details(license)
     }
 
@@ -88,7 +89,10 @@ impl Service {
     ) -> Result<LicenseDetails, ServiceError> {
         let known = self.store.views.activation(activation)?;
         let license = known.ok_or(Rejection::ActivationNotFound)?.license;
-        let by: Access = staff.access(Purpose::CustomerSupport, Operation::FreeSeat);
+        let by = match staff.role {
+            Role::Issuer => staff.administration(Operation::FreeSeat),
+            _ => staff.access(Purpose::CustomerSupport, Operation::FreeSeat),
+        };
         let command = LicenseCommand::Deactivate { activation, by: Some(by) };
         self.ask(Request::License(license, command)).await?;
         self.details(license)

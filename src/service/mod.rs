@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::{
-    Access, Actor, LicenseId, Operation, Product, Purpose, Rejection, Role, SubjectCommand,
-    SubjectId,
+    Access, Actor, Category, LicenseId, Operation, Product, Purpose, Rejection, Role,
+    SubjectCommand, SubjectId,
 };
 use crate::log::LogError;
 use crate::policy::Policy;
@@ -73,6 +73,9 @@ pub enum ServiceError {
     /// The rules refuse it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The policy does not let this role see this for this purpose.
+    #[error("your role may not see such data for this purpose")]
+    PurposeNotAllowed,
     /// The receipt is none.
     #[error("the receipt {0}")]
     Receipt(#[from] ReceiptError),
@@ -134,8 +137,21 @@ impl Service {
         Ok(self.writer.ask(request).await??)
     }
 
-    /// Records that a person's data is about to be read.
-    async fn record(&self, subject: SubjectId, access: Access) -> Result<(), ServiceError> {
+    /// Whether the policy lets whoever asks see such data.
+    fn may_see(&self, access: &Access, category: Category) -> bool {
+        self.settings.policy.may_see(access.role, access.purpose, category)
+    }
+
+    /// Records that a person's data is about to be read, if all of it may be.
+    async fn record(
+        &self,
+        subject: SubjectId,
+        access: Access,
+        read: &[Category],
+    ) -> Result<(), ServiceError> {
+        if !read.iter().all(|category| self.may_see(&access, *category)) {
+            return Err(ServiceError::PurposeNotAllowed);
+        }
         let command = SubjectCommand::RecordAccess(access);
         self.ask(Request::Subject(subject, command)).await.map(drop)
     }

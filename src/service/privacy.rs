@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::history::{license_entries, subject_entries};
 use super::{Service, ServiceError, Staff, reading};
-use crate::domain::{Email, Operation, Position, Purpose, SubjectId};
+use crate::domain::{Category, Email, Operation, Position, Purpose, SubjectId};
 use crate::export::Document;
 
 impl Service {
@@ -16,7 +16,9 @@ impl Service {
         purpose: Purpose,
     ) -> Result<Vec<u8>, ServiceError> {
         let subject = self.find_subject(email)?;
-        self.record(subject, staff.access(purpose, Operation::ExportSubject)).await?;
+        let stored: Vec<Category> =
+            self.settings.policy.categories.iter().map(|category| category.name).collect();
+        self.record(subject, staff.access(purpose, Operation::ExportSubject), &stored).await?;
         let service = Arc::clone(self);
         reading(move || service.read_export(subject)).await
     }
