@@ -48,6 +48,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::write(out.join(format!("{package}.debug.rs")), code)?;
     }
 
+    fs::write(out.join("event_categories.rs"), event_categories(&pool))?;
+
     let mut config = tonic_prost_build::Config::new();
     config.skip_debug([".countersign"]);
     tonic_prost_build::configure()
@@ -149,6 +151,15 @@ fn category(field: &FieldDescriptor) -> Option<String> {
     let name = categories.get_value(number)?.name().to_owned();
     let name = name.strip_prefix("CATEGORY_")?.to_lowercase();
     (name != "unspecified").then_some(name)
+}
+
+/// The category of each event type, as the policy writes it.
+fn event_categories(pool: &DescriptorPool) -> String {
+    let event = pool.get_message_by_name(&format!("{EVENTS}.Event"));
+    let kinds = event.iter().flat_map(MessageDescriptor::fields);
+    let categories = kinds
+        .map(|kind| format!("({}, {:?}),", kind.number(), category(&kind).unwrap_or_default()));
+    format!("&[{}]", categories.collect::<String>())
 }
 
 fn category_if_personal(field: &FieldDescriptor) -> Option<String> {

@@ -11,6 +11,9 @@ use crate::domain::Product;
 use crate::grpc::Limits;
 use crate::telemetry::LogSettings;
 
+/// Where the erasure ledger lies by default.
+pub const ERASURE_LEDGER: &str = "ledger/erasures";
+
 /// The file that `init` writes: the defaults, with what they mean.
 pub const TEMPLATE: &str = include_str!("config.toml");
 
@@ -24,6 +27,9 @@ pub struct Config {
     pub public: PublicListener,
     /// For staff.
     pub staff: StaffListener,
+    /// The ledger of erasures. Best on another disk than the data, beside the backups.
+    #[serde(default = "erasure_ledger")]
+    pub erasure_ledger: PathBuf,
     /// Memory and queue.
     #[serde(default)]
     pub storage: Storage,
@@ -83,6 +89,10 @@ impl Default for Storage {
     fn default() -> Self {
         Self { log_cache_mib: 64, views_cache_mib: 128, queue: 4096 }
     }
+}
+
+fn erasure_ledger() -> PathBuf {
+    ERASURE_LEDGER.into()
 }
 
 /// Why a text is no configuration.

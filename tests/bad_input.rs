@@ -34,8 +34,8 @@ async fn each_malformed_field_is_named() {
     typo.push(last);
     let long = "a".repeat(300) + "@example.com";
     let mut cases: Vec<(ActivateRequest, &[&str])> =
-        vec![(ActivateRequest::default(), &["email", "license_key", "nonce", "binding"])];
-    for email in ["", "ada", "a\0b@example.com", &long, "ada@example..com"] {
+        vec![(ActivateRequest::default(), &["license_key", "nonce", "binding"])];
+    for email in [" ", "ada", "a\0b@example.com", &long, "ada@example..com"] {
         cases.push((ActivateRequest { email: email.to_owned(), ..good.clone() }, &["email"]));
     }
     for key in ["", "ключ", &typo, &key[1..], &key.repeat(40)] {

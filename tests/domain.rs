@@ -53,6 +53,7 @@ fn access(operation: Operation) -> Access {
         role: Role::Issuer,
         purpose: Purpose::LicenseAdministration,
         operation,
+        request: None,
     }
 }
 
@@ -78,6 +79,7 @@ fn issue(license: u8, subject: u8, seats: u32, expires_in: Option<i64>, world_no
     };
     let issue = Issue {
         subject: subject_id(subject),
+        name: None,
         email: Email::parse(&format!("person{subject}@example.com")).unwrap(),
         key: LicenseKey::generate({
             let mut bits = u128::from(license) << 100;

@@ -2,10 +2,12 @@
 //! added; a change of the format that this test finds would lose what customers have stored.
 
 use countersign::domain::{
-    Access, ActivationId, Actor, Email, Event, LicenseId, LicenseKey, Operation, Product, Purpose,
-    Role, Seats, SigningKeyId, SubjectId, Terms, Timestamp,
+    Access, ActivationId, Actor, ActorTag, Email, ErasureId, ErasureReason, Event, LicenseId,
+    LicenseKey, Note, Operation, PersonName, Product, Purpose, RequestId, RequestKind, RequestStep,
+    RestrictionKind, Role, Seats, SigningKeyId, SubjectId, Terms, Timestamp,
 };
 use countersign::log::codec;
+use countersign::proto::EVENT_CATEGORIES;
 
 const FILE: &str = include_str!("golden/events.txt");
 
@@ -33,8 +35,9 @@ fn events() -> Vec<(&'static str, Event)> {
         role: Role::Support,
         purpose: Purpose::CustomerSupport,
         operation: Operation::GetHistory,
+        request: None,
     };
-    vec![
+    let mut events = vec![
         ("SubjectRegistered", Event::SubjectRegistered { subject, email, at }),
         ("LicenseIssued", issued(terms(None, None))),
         ("LicenseIssued, with ends", issued(terms(later, later))),
@@ -45,7 +48,71 @@ fn events() -> Vec<(&'static str, Event)> {
         ("LicenseSuspended", Event::LicenseSuspended { license, at }),
         ("LicenseReinstated", Event::LicenseReinstated { license, at }),
         ("LicenseRevoked", Event::LicenseRevoked { license, at }),
-        ("AccessRecorded", Event::AccessRecorded { subject, access, at }),
+        ("AccessRecorded", Event::AccessRecorded { subject, access: access.clone(), at }),
+    ];
+    events.extend(privacy_events(subject, license, activation, signing_key, &key, access, at));
+    events
+}
+
+fn privacy_events(
+    subject: SubjectId,
+    license: LicenseId,
+    activation: ActivationId,
+    signing_key: SigningKeyId,
+    key: &LicenseKey,
+    access: Access,
+    at: Timestamp,
+) -> Vec<(&'static str, Event)> {
+    let request = RequestId::from_bytes([5; 16]);
+    let erasure = ErasureId::from_bytes([6; 16]);
+    let by = ActorTag::from_bytes([7; 16]);
+    let note = |text| Note::parse(text).unwrap();
+    let name = PersonName::parse("Ada Lovelace").unwrap();
+    let later = Timestamp::from_millis(4_102_444_800_000);
+    let answering = Access { request: Some(request), ..access };
+    let (kind, received_at) = (RequestKind::Erasure, at);
+    let stepped = |step| Event::RequestStepped { request, subject, step, by, at };
+    let restricted = |kind, holds| Event::RestrictionChanged { subject, kind, holds, at };
+    let kept = |suspended, end| Event::LicenseKept {
+        license,
+        subject,
+        key: key.clone(),
+        terms: Terms {
+            product: Product::parse("App").unwrap(),
+            seats: Seats::new(5).unwrap(),
+            expires_at: end,
+            updates_until: end,
+        },
+        suspended,
+        at,
+    };
+    let kept_activation =
+        |lease_until| Event::ActivationKept { license, activation, signing_key, lease_until, at };
+    let (reason, records) = (ErasureReason::Request, vec![(1, 1), (3, 200)]);
+    let email = Email::parse("ada@example.com").unwrap();
+    vec![
+        ("AccessRecorded, for a request", Event::AccessRecorded { subject, access: answering, at }),
+        ("EmailRecorded", Event::EmailRecorded { subject, email, at }),
+        ("NameRecorded", Event::NameRecorded { subject, name, at }),
+        ("RestrictionChanged", restricted(RestrictionKind::Restriction, true)),
+        ("RestrictionChanged, lifted", restricted(RestrictionKind::LegalHold, false)),
+        ("RequestOpened", Event::RequestOpened { request, subject, kind, received_at, by, at }),
+        ("RequestStepped, verified", stepped(RequestStep::VerifiedByCode)),
+        ("RequestStepped, verified otherwise", stepped(RequestStep::VerifiedByReceipt)),
+        ("RequestStepped, extended", stepped(RequestStep::Extended { reason: note("many") })),
+        ("RequestStepped, approved", stepped(RequestStep::Approved)),
+        (
+            "RequestStepped, refused",
+            stepped(RequestStep::Refused { reason: note("unfounded"), evidence: note("letter 7") }),
+        ),
+        ("RequestStepped, fulfilled", stepped(RequestStep::Fulfilled)),
+        ("ErasureBegun", Event::ErasureBegun { erasure, subject, reason, at }),
+        ("DataErased", Event::DataErased { erasure, subject, reason, records, epoch: 1, at }),
+        ("EpochMoved", Event::EpochMoved { epoch: 2, at }),
+        ("LicenseKept", kept(false, None)),
+        ("LicenseKept, suspended, with ends", kept(true, later)),
+        ("ActivationKept", kept_activation(None)),
+        ("ActivationKept, leased", kept_activation(later)),
     ]
 }
 
@@ -65,8 +132,10 @@ fn every_event_ever_written_decodes_to_what_it_was() {
         assert_eq!((again, hex(&bytes)), (event_type, hex(&encoded)), "{name}");
         types.push(event_type);
     }
+    types.sort_unstable();
     types.dedup();
-    assert_eq!(types, (1..=8).collect::<Vec<u8>>(), "every type is here");
+    let all: Vec<u8> = EVENT_CATEGORIES.iter().map(|(event_type, _)| *event_type).collect();
+    assert_eq!(types, all, "every type is here");
     assert_eq!(events().len(), written.len());
 }
 

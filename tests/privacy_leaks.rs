@@ -4,6 +4,7 @@ mod support;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use countersign::proto::v1::export_subject_request::Person;
 use countersign::proto::v1::{ExportSubjectRequest, Purpose};
 use support::{Place, activation, files, reason};
 
@@ -49,8 +50,10 @@ async fn a_canary_address_is_found_in_no_file_and_no_log_line() {
     let status = server.history(WRONG).await.unwrap_err();
     assert_eq!(reason(&status), "SUBJECT_NOT_FOUND");
     server.history(CANARY).await.unwrap();
-    let request =
-        ExportSubjectRequest { email: CANARY.to_owned(), purpose: Purpose::AccessRequest.into() };
+    let request = ExportSubjectRequest {
+        person: Some(Person::Email(CANARY.to_owned())),
+        purpose: Purpose::AccessRequest.into(),
+    };
     let mut export = server.privacy().export_subject(request).await.unwrap().into_inner();
     let mut document = Vec::new();
     while let Some(piece) = export.message().await.unwrap() {

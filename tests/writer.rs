@@ -11,6 +11,7 @@ use countersign::domain::{
 use countersign::log::memory::{Fault, MemoryLog};
 use countersign::log::tree::CompactRange;
 use countersign::log::{Append, Log, scan};
+use countersign::policy::Policy;
 use countersign::service::clock::SystemClock;
 use countersign::service::store::Store;
 use countersign::service::writer::{
@@ -62,6 +63,7 @@ impl World {
             clock: Arc::new(SystemClock),
             rng: Box::new(StdRng::seed_from_u64(2)),
             queue,
+            policy: Arc::new(Policy::parse(countersign::policy::DEFAULT).unwrap()),
         })
         .unwrap();
         Server { writer, stopped, store, tree }
@@ -91,10 +93,12 @@ impl Server {
             role: Role::Issuer,
             purpose: Purpose::LicenseAdministration,
             operation: Operation::IssueLicense,
+            request: None,
         };
         let request = Request::Issue {
             license: LICENSE,
             email: Email::parse("ada@example.com").unwrap(),
+            name: None,
             key: LicenseKey::generate(|| 0),
             terms: Terms {
                 product: Product::parse("App").unwrap(),

@@ -49,10 +49,19 @@ impl Connect {
 
     /// Connects to the staff listener, by default with the directory's certificate for a role.
     pub(super) async fn staff(&self, directory: &Directory, role: Role) -> anyhow::Result<Channel> {
+        self.staff_as(directory, role.name()).await
+    }
+
+    /// Connects to the staff listener, by default with a certificate of the directory.
+    pub(super) async fn staff_as(
+        &self,
+        directory: &Directory,
+        certificate: &str,
+    ) -> anyhow::Result<Channel> {
         let identity = if let (Some(certificate), Some(key)) = (&self.cert, &self.key) {
             (certificate.clone(), key.clone())
         } else {
-            let file = |extension| format!("tls/staff/{}.{extension}", role.name());
+            let file = |extension| format!("tls/staff/{certificate}.{extension}");
             (directory.join(file("pem")), directory.join(file("key")))
         };
         self.connect(directory, "staff", Some(identity)).await

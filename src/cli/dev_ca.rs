@@ -38,11 +38,12 @@ pub(super) fn write(directory: &Path, year: u16) -> anyhow::Result<()> {
 
     let staff_ca = issuer("Countersign development staff CA", year)?;
     write_ca(directory, "staff-ca", &staff_ca)?;
-    for role in Role::ALL {
-        let name = role.name();
+    let roles = Role::ALL.map(|role| (role.name(), role.name()));
+    // A second actor, who approves what the first one asks for.
+    for (name, role) in roles.into_iter().chain([("privacy-2", Role::Privacy.name())]) {
         let mut staff = parameters(name, year, 1);
         staff.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let uri = format!("countersign://staff/{name}/dev-{name}");
+        let uri = format!("countersign://staff/{role}/dev-{name}");
         staff.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
         write_pair(&staff_directory, name, &staff, &staff_ca)?;
     }

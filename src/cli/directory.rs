@@ -5,6 +5,7 @@
 //! keys/              master.key  receipt-keys.jwks  log.key      (not to be backed up with data/)
 //! tls/               certificates
 //! data/              log/  vault  head  lock                     (the truth)
+//! ledger/            erasures: what was erased, so that no backup brings it back
 //! views/                                                         (rebuilt when missing)
 //! client/            the key pair of the command line, as an app has one
 //! run/listening      the addresses of the running server
@@ -31,9 +32,9 @@ use crate::log::tree::CompactRange;
 use crate::policy::{self, Policy};
 use crate::receipt::KeyRing;
 use crate::service::store::Store;
-use crate::vault::file::FileVault;
-use crate::vault::master::MasterKey;
-use crate::vault::{Vault as _, VaultError};
+use crate::vault::file::{FileVault, Places};
+use crate::vault::master::{KeyFile, MasterKey};
+use crate::vault::{SlotState, Vault as _, VaultError};
 use crate::views::Views;
 
 /// The name that checkpoints of the log are signed with.
@@ -113,7 +114,7 @@ impl Directory {
 
     fn make(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
         fs::create_dir(&self.0)?;
-        for private in ["keys", "data", "client"] {
+        for private in ["keys", "data", "ledger", "client"] {
             fs::create_dir(self.join(private))?;
             fs::set_permissions(self.join(private), fs::Permissions::from_mode(0o700))?;
         }
@@ -130,7 +131,8 @@ impl Directory {
 
         durability::make_flush_durable();
         SledLog::create(&self.join("data/log"))?;
-        FileVault::create_new(&self.join("data/vault"), &master, rng)?;
+        let ledger = self.join(crate::config::ERASURE_LEDGER);
+        FileVault::create_new(&self.join("data/vault"), &ledger, &master, rng)?;
         let root = CompactRange::default().root();
         head::write(&self.head_path(), &log_key, &Checkpoint { size: Position::ZERO, root })?;
         Ok(())
@@ -177,13 +179,14 @@ impl Directory {
         self.join("run/listening")
     }
 
-    fn master_key(&self) -> anyhow::Result<MasterKey> {
+    fn master_key(&self) -> KeyFile {
         let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
             .map(|credentials| Path::new(&credentials).join(CREDENTIAL))
             .filter(|path| path.exists());
-        let path = credential.unwrap_or_else(|| self.join("keys/master.key"));
-        MasterKey::parse(&read_secret(&path)?)
-            .with_context(|| format!("{} is not valid", path.display()))
+        match credential {
+            Some(path) => KeyFile::credential(&path),
+            None => KeyFile::file(&self.join("keys/master.key")),
+        }
     }
 
     /// Keeps every other process from the data.
@@ -211,24 +214,38 @@ impl Directory {
         progress: impl FnMut(Position, Position),
     ) -> anyhow::Result<Opened> {
         let lock = self.lock()?;
-        let master = self.master_key()?;
         let path = self.join("keys/log.key");
         let log_key = LogKey::parse(&read_secret(&path)?)
             .with_context(|| format!("{} is not valid", path.display()))?;
         let log = SledLog::open(&self.join("data/log"), config.storage.log_cache_mib << 20)
             .with_context(|| format!("{} cannot be opened", self.join("data/log").display()))?;
-        let vault = FileVault::open(&self.join("data/vault"), &master)
+        let places = Places {
+            vault: self.join("data/vault"),
+            ledger: self.join(&config.erasure_ledger),
+            master_key: self.master_key(),
+        };
+        let vault = FileVault::open(places, &mut rand::rng())
             .with_context(|| format!("{} cannot be opened", self.join("data/vault").display()))?;
 
         let mut keyless: Option<KeySlot> = None;
+        let mut used: Vec<bool> = Vec::new();
         let tree = head::check(&log, &self.head_path(), &log_key, |header| {
-            if !vault.is_live(header.slot) {
+            if vault.state(header.slot) == SlotState::Free {
                 keyless.get_or_insert(header.slot);
+                return;
             }
+            let slot = header.slot.0 as usize;
+            if used.len() <= slot {
+                used.resize(slot + 1, false);
+            }
+            used[slot] = true;
         })?;
         if let Some(slot) = keyless {
             return Err(VaultError::Missing(slot).into());
         }
+        // Keys that were made for records which never came to be.
+        let is_used = |slot: KeySlot| used.get(slot.0 as usize).is_some_and(|used| *used);
+        vault.destroy_unused(is_used, &mut rand::rng())?;
         let views = self.views(config)?;
         let store = Store { log: Arc::new(log), vault: Arc::new(vault), views };
         let store = self.trusted_views(config, store, progress)?;

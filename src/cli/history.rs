@@ -1,22 +1,16 @@
-//! `history`, for support; `export`, for access requests.
-
-use std::path::PathBuf;
+//! `history`: a person's licenses and activations.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
-use tokio_stream::StreamExt as _;
 
 use super::client::Connect;
-use super::directory::{Directory, replace};
+use super::directory::Directory;
 use super::output::{license_json, license_text, print, time};
 use super::purpose::Purpose;
 use crate::domain::Role;
 use crate::proto::v1::history_service_client::HistoryServiceClient;
-use crate::proto::v1::privacy_service_client::PrivacyServiceClient;
-use crate::proto::v1::{
-    Activation, ExportSubjectRequest, GetHistoryRequest, GetHistoryResponse, get_history_request,
-};
+use crate::proto::v1::{Activation, GetHistoryRequest, GetHistoryResponse, get_history_request};
 
 /// Show a person's licenses and activations
 #[derive(Debug, clap::Args)]
@@ -34,22 +28,6 @@ pub(super) struct History {
     connect: Connect,
 }
 
-/// Export all that is held about a person, as JSON
-#[derive(Debug, clap::Args)]
-pub(super) struct Export {
-    /// Whose data
-    #[arg(long)]
-    email: String,
-    /// Where to save it
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// Why; it is recorded with the person
-    #[arg(long, value_enum, default_value_t = Purpose::AccessRequest)]
-    purpose: Purpose,
-    #[command(flatten)]
-    connect: Connect,
-}
-
 impl History {
     /// Calls the server, and prints the history.
     pub(super) async fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
@@ -61,26 +39,6 @@ impl History {
         let request = GetHistoryRequest { person, purpose: self.purpose.to_wire() };
         let history = HistoryServiceClient::new(channel).get_history(request).await?.into_inner();
         print(as_json, &to_json(&history), || to_text(&history));
-        Ok(())
-    }
-}
-
-impl Export {
-    /// Calls the server, and saves the document, whole or not at all.
-    pub(super) async fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
-        let channel = self.connect.staff(directory, Role::Privacy).await?;
-        let request = ExportSubjectRequest { email: self.email, purpose: self.purpose.to_wire() };
-        let answer = PrivacyServiceClient::new(channel).export_subject(request).await?;
-        let mut pieces = answer.into_inner();
-        let mut document = Vec::new();
-        while let Some(piece) = pieces.next().await {
-            document.extend(piece?.chunk);
-        }
-        replace(&self.out, &document, 0o600)?;
-        let shown = self.out.display().to_string();
-        print(as_json, &json!({ "file": shown, "bytes": document.len() }), || {
-            format!("exported to {shown}")
-        });
         Ok(())
     }
 }

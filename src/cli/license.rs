@@ -24,6 +24,9 @@ pub(super) enum LicenseCommand {
         /// To whom
         #[arg(long)]
         email: String,
+        /// Their name, where the policy lets names be stored
+        #[arg(long, default_value = "")]
+        name: String,
         /// For what
         #[arg(long)]
         product: String,
@@ -80,7 +83,7 @@ impl LicenseCommand {
             anyhow::Ok(LicenseServiceClient::new(channel))
         };
         let license = match self {
-            Self::Issue { email, product, seats, expires, updates_until, connect } => {
+            Self::Issue { email, name, product, seats, expires, updates_until, connect } => {
                 let nonce = rand::random::<[u8; 16]>().to_vec();
                 let request = IssueLicenseRequest {
                     email,
@@ -89,6 +92,7 @@ impl LicenseCommand {
                     expires_at: expires,
                     updates_until,
                     nonce,
+                    name,
                 };
                 let mut client = client(connect, Role::Issuer).await?;
                 let license = issued(client.issue_license(request).await?.into_inner().license)?;
@@ -135,7 +139,7 @@ fn issued(license: Option<License>) -> anyhow::Result<License> {
 }
 
 /// A moment (RFC 3339), or a day, which begins at midnight UTC.
-fn moment(text: &str) -> anyhow::Result<prost_types::Timestamp> {
+pub(super) fn moment(text: &str) -> anyhow::Result<prost_types::Timestamp> {
     let moment: jiff::Timestamp = if let Ok(moment) = text.parse() {
         moment
     } else if let Ok(day) = text.parse::<jiff::civil::Date>() {

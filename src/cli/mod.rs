@@ -5,10 +5,12 @@ mod client;
 mod dev_ca;
 mod device;
 mod directory;
+mod export;
 mod history;
 mod license;
 mod output;
 mod policy;
+mod privacy;
 mod purpose;
 mod receipt;
 mod serve;
@@ -58,7 +60,9 @@ enum Command {
     /// Ask whether a receipt's license is still good
     Check(activation::Saved),
     History(history::History),
-    Export(history::Export),
+    Export(export::Export),
+    #[command(subcommand)]
+    Privacy(privacy::PrivacyCommand),
     #[command(subcommand)]
     Receipt(receipt::ReceiptCommand),
     #[command(subcommand)]
@@ -112,6 +116,7 @@ impl Cli {
             Command::Check(saved) => block_on(activation::check(saved, &directory, as_json)),
             Command::History(command) => block_on(command.run(&directory, as_json)),
             Command::Export(command) => block_on(command.run(&directory, as_json)),
+            Command::Privacy(command) => block_on(command.run(&directory, as_json)),
             Command::Receipt(command) => command.run(&directory, as_json),
             Command::Keys(command) => command.run(&directory, as_json),
             Command::Views(command) => command.run(&directory, as_json),

@@ -64,10 +64,11 @@ impl Serve {
 async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Result<()> {
     let [public_tls, staff_tls] = certificates(directory, &config)?;
     let [public_tls, staff_tls] = [public_tls, staff_tls].map(|tls| Arc::new(ArcSwap::new(tls)));
+    let policy = Arc::new(directory.policy()?);
     let settings = Settings {
         issuer: config.issuer.clone(),
         leases: config.leases()?,
-        policy: directory.policy()?,
+        policy: Arc::clone(&policy),
     };
     let receipts = directory.receipt_keys()?;
     let Opened { store, tree, log_key, lock } = directory.open(&config, |_, _| ())?;
@@ -78,10 +79,15 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         clock: Arc::clone(&clock),
         rng: Box::new(rand::rngs::StdRng::from_rng(&mut rand::rng())),
         queue: config.storage.queue,
+        policy,
     })?;
     let keeper = Keeper::spawn(directory.head_path(), log_key, tree)?;
     let service = Arc::new(Service::new(Arc::clone(&store), writer, clock, receipts, settings));
 
+    // Before anyone is told that there is a server to be ended.
+    let mut reload = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let public = listen(config.public.listen).await?;
     let staff = listen(config.staff.listen).await?;
     announce(directory, public.local_addr()?, staff.local_addr()?, dev)?;
@@ -97,6 +103,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         Arc::clone(&service),
         until(ended.clone()),
     ));
+    let upkeep = tokio::spawn(upkeep(Arc::clone(&service)));
     let mut staff = tokio::spawn(grpc::serve_staff(
         staff,
         Arc::clone(&staff_tls),
@@ -105,15 +112,12 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         until(ended),
     ));
 
-    let mut reload = signal(SignalKind::hangup())?;
     let (from, shared) = (directory.clone(), [public_tls, staff_tls]);
     tokio::spawn(async move {
         while reload.recv().await.is_some() {
             exchange(&from, &config, &shared);
         }
     });
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let failure: Option<anyhow::Error> = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -129,6 +133,8 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     } else {
         tracing::info!("the server ends");
     }
+    // It holds the writer.
+    upkeep.abort();
     end.send_replace(());
     let drained = async {
         // Only the end matters here.
@@ -160,6 +166,31 @@ fn listener_ended<E: Into<anyhow::Error>>(
         Ok(Err(error)) => error.into(),
         Ok(Ok(())) => anyhow::anyhow!("a listener stopped without a reason"),
         Err(error) => error.into(),
+    }
+}
+
+/// How often it is looked for erasures that are to be made final.
+const UPKEEP: Duration = Duration::from_secs(10 * 60);
+/// How many times that passes between two sweeps: a day.
+const SWEEP_EVERY: u32 = 144;
+
+/// What the policy asks for without anyone asking: that erasures are final within a day, and that
+/// nothing is kept for longer than it says.
+async fn upkeep(service: Arc<Service>) {
+    let mut timer = tokio::time::interval(UPKEEP);
+    // The first tick is at once.
+    timer.tick().await;
+    for round in 0u32.. {
+        timer.tick().await;
+        if let Err(error) = service.finish_erasures().await {
+            tracing::warn!("erasures are not final yet: {error}");
+        }
+        if round % SWEEP_EVERY == 0 {
+            match service.sweep(false).await {
+                Ok(swept) => tracing::info!(persons = swept.subjects, "the retention was swept"),
+                Err(error) => tracing::warn!("the retention sweep stopped: {error}"),
+            }
+        }
     }
 }
 

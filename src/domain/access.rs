@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::RequestId;
+
 /// What a member of staff may do; from the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -101,6 +103,17 @@ pub enum Operation {
     GetHistory,
     ListActivations,
     ExportSubject,
+    OpenRequest,
+    GetRequest,
+    IssueVerificationCode,
+    VerifyIdentity,
+    ExtendRequest,
+    ApproveRequest,
+    RefuseRequest,
+    FulfilRequest,
+    RectifySubject,
+    EraseSubject,
+    SetRestriction,
 }
 
 impl Operation {
@@ -116,6 +129,17 @@ impl Operation {
             Self::GetHistory => "GetHistory",
             Self::ListActivations => "ListActivations",
             Self::ExportSubject => "ExportSubject",
+            Self::OpenRequest => "OpenRequest",
+            Self::GetRequest => "GetRequest",
+            Self::IssueVerificationCode => "IssueVerificationCode",
+            Self::VerifyIdentity => "VerifyIdentity",
+            Self::ExtendRequest => "ExtendRequest",
+            Self::ApproveRequest => "ApproveRequest",
+            Self::RefuseRequest => "RefuseRequest",
+            Self::FulfilRequest => "FulfilRequest",
+            Self::RectifySubject => "RectifySubject",
+            Self::EraseSubject => "EraseSubject",
+            Self::SetRestriction => "SetRestriction",
         }
     }
 }
@@ -131,4 +155,6 @@ pub struct Access {
     pub purpose: Purpose,
     /// By which call.
     pub operation: Operation,
+    /// The person's request that it is for.
+    pub request: Option<RequestId>,
 }

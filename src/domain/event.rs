@@ -1,7 +1,8 @@
 //! What happened. An event, once appended, is a fact: it is never changed, and never refused.
 
 use super::{
-    Access, ActivationId, Email, LicenseId, LicenseKey, SigningKeyId, SubjectId, Terms, Timestamp,
+    Access, ActivationId, ActorTag, Email, ErasureId, LicenseId, LicenseKey, PersonName, RequestId,
+    RequestKind, RequestStep, RestrictionKind, SigningKeyId, SubjectId, Terms, Timestamp,
 };
 
 /// The place of an event in the log: 0-based, gapless, global.
@@ -25,7 +26,7 @@ impl std::fmt::Display for Position {
     }
 }
 
-/// An event of a license or of a subject.
+/// An event of a license, of a subject, or of the keys.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A person became known, by the first license issued to them.
@@ -104,6 +105,146 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
+    /// This is the person's address from here on.
+    EmailRecorded {
+        /// Whose.
+        subject: SubjectId,
+        /// The address.
+        email: Email,
+        /// When.
+        at: Timestamp,
+    },
+    /// This is the person's name from here on.
+    NameRecorded {
+        /// Whose.
+        subject: SubjectId,
+        /// The name.
+        name: PersonName,
+        /// When.
+        at: Timestamp,
+    },
+    /// What a person's data may be used for was narrowed, or is not any more.
+    RestrictionChanged {
+        /// Whose.
+        subject: SubjectId,
+        /// How.
+        kind: RestrictionKind,
+        /// Whether it holds from here on.
+        holds: bool,
+        /// When.
+        at: Timestamp,
+    },
+    /// A person asked for something about their data.
+    RequestOpened {
+        /// Which request.
+        request: RequestId,
+        /// Whose.
+        subject: SubjectId,
+        /// For what.
+        kind: RequestKind,
+        /// When it came in.
+        received_at: Timestamp,
+        /// Who opened it.
+        by: ActorTag,
+        /// When.
+        at: Timestamp,
+    },
+    /// A request went on.
+    RequestStepped {
+        /// Which.
+        request: RequestId,
+        /// Whose.
+        subject: SubjectId,
+        /// How.
+        step: RequestStep,
+        /// Who took the step.
+        by: ActorTag,
+        /// When.
+        at: Timestamp,
+    },
+    /// Keys of a person are about to be destroyed.
+    ErasureBegun {
+        /// Which erasure.
+        erasure: ErasureId,
+        /// Whose.
+        subject: SubjectId,
+        /// Why.
+        reason: ErasureReason,
+        /// When.
+        at: Timestamp,
+    },
+    /// The keys are destroyed, and with them what they sealed.
+    DataErased {
+        /// Which erasure.
+        erasure: ErasureId,
+        /// Whose.
+        subject: SubjectId,
+        /// Why.
+        reason: ErasureReason,
+        /// How many records of which event type.
+        records: Vec<(u8, u64)>,
+        /// The vault's epoch then: copies of the vault open until the next.
+        epoch: u32,
+        /// When.
+        at: Timestamp,
+    },
+    /// The vault has another master key, so that all copies of what was erased are of no use.
+    EpochMoved {
+        /// The new epoch.
+        epoch: u32,
+        /// When.
+        at: Timestamp,
+    },
+    /// A license that outlives the data of its person. It belongs to nobody known.
+    LicenseKept {
+        /// Which.
+        license: LicenseId,
+        /// A fresh id.
+        subject: SubjectId,
+        /// Its key.
+        key: LicenseKey,
+        /// What it grants.
+        terms: Terms,
+        /// Whether it is suspended.
+        suspended: bool,
+        /// When.
+        at: Timestamp,
+    },
+    /// A seat that was in use when its license was kept.
+    ActivationKept {
+        /// Of which license.
+        license: LicenseId,
+        /// By which activation.
+        activation: ActivationId,
+        /// The key that signs the receipt.
+        signing_key: SigningKeyId,
+        /// The end of the receipt, where the product has a lease.
+        lease_until: Option<Timestamp>,
+        /// When the license was kept, not when the seat was taken.
+        at: Timestamp,
+    },
+}
+
+/// Why data is erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErasureReason {
+    /// The person asked for it: all of theirs.
+    Request,
+    /// An address or a name was put right: the one before.
+    Rectification,
+    /// It was kept for as long as the policy says.
+    Retention,
+}
+
+impl ErasureReason {
+    /// Its name in certificates.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Rectification => "rectification",
+            Self::Retention => "retention",
+        }
+    }
 }
 
 impl Event {
@@ -117,7 +258,17 @@ impl Event {
             | Self::LicenseSuspended { at, .. }
             | Self::LicenseReinstated { at, .. }
             | Self::LicenseRevoked { at, .. }
-            | Self::AccessRecorded { at, .. } => *at,
+            | Self::AccessRecorded { at, .. }
+            | Self::EmailRecorded { at, .. }
+            | Self::NameRecorded { at, .. }
+            | Self::RestrictionChanged { at, .. }
+            | Self::RequestOpened { at, .. }
+            | Self::RequestStepped { at, .. }
+            | Self::ErasureBegun { at, .. }
+            | Self::DataErased { at, .. }
+            | Self::EpochMoved { at, .. }
+            | Self::LicenseKept { at, .. }
+            | Self::ActivationKept { at, .. } => *at,
         }
     }
 }

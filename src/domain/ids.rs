@@ -73,6 +73,18 @@ bytes_type!(
     Binding, 32
 );
 bytes_type!(
+    /// What a person asked for about their data. Random.
+    RequestId, 16
+);
+bytes_type!(
+    /// An erasure. Random, and all that is told of it.
+    ErasureId, 16
+);
+bytes_type!(
+    /// Tells one member of staff from another: a keyed hash of the name.
+    ActorTag, 16
+);
+bytes_type!(
     /// The JWK thumbprint (RFC 7638) of a receipt signing key.
     SigningKeyId, 32
 );
@@ -82,6 +94,13 @@ impl ActivationId {
     /// for the same nonce on another device.
     pub fn derive(nonce: &Nonce, binding: &Binding) -> Self {
         Self(truncated_hash(b"countersign/activation/v1", &[nonce.as_bytes(), binding.as_bytes()]))
+    }
+}
+
+impl SubjectId {
+    /// The id after this one; `None` after the last.
+    pub fn next(&self) -> Option<Self> {
+        Some(Self(u128::from_be_bytes(self.0).checked_add(1)?.to_be_bytes()))
     }
 }
 
@@ -143,6 +162,25 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// The first moment of a year, UTC.
+    pub fn start_of_year(year: u16) -> Self {
+        let year = i16::try_from(year).unwrap_or(i16::MAX).clamp(1, 9999);
+        let start = jiff::civil::Date::constant(year, 1, 1).at(0, 0, 0, 0);
+        Self(jiff::tz::Offset::UTC.to_timestamp(start).unwrap_or(jiff::Timestamp::MAX))
+    }
+
+    /// This moment and some calendar months later (UTC): the same day, or the last one of a month that
+    /// has no such day.
+    #[must_use]
+    pub fn plus_months(self, months: u8) -> Self {
+        let moment = jiff::tz::Offset::UTC.to_datetime(self.0);
+        let later = moment.checked_add(jiff::Span::new().months(months));
+        let later = later.and_then(|later| jiff::tz::Offset::UTC.to_timestamp(later));
+        later.map_or(Self(jiff::Timestamp::MAX), Self)
+    }
+}
+
 fn utc_year(moment: jiff::Timestamp) -> i16 {
     jiff::tz::Offset::UTC.to_datetime(moment).year()
 }
@@ -183,6 +221,17 @@ mod tests {
         assert_eq!((last.year(), last.to_string().as_str()), (2026, "2026-12-31T23:59:59.999Z"));
         assert_eq!(last.plus(std::time::Duration::from_millis(1)).year(), 2027);
         assert!(Timestamp::from_millis(i64::MAX).is_none());
+    }
+
+    #[test]
+    fn a_month_ends_on_the_same_day_or_the_months_last() {
+        let plus = |text: &str, months| {
+            let moment: jiff::Timestamp = text.parse().unwrap();
+            Timestamp(moment).plus_months(months).to_string()
+        };
+        assert_eq!(plus("2026-11-24T10:00:00Z", 1), "2026-12-24T10:00:00Z");
+        assert_eq!(plus("2027-01-31T10:00:00Z", 1), "2027-02-28T10:00:00Z");
+        assert_eq!(plus("2026-11-30T10:00:00Z", 3), "2027-02-28T10:00:00Z");
     }
 
     #[test]

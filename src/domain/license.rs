@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Access, ActivationId, Email, Event, LicenseId, LicenseKey, Position, Rejection, SigningKeyId,
-    State, SubjectId, Timestamp,
+    Access, ActivationId, Email, Event, LicenseId, LicenseKey, PersonName, Position, Rejection,
+    SigningKeyId, State, SubjectId, Timestamp,
 };
 
 /// What a license is for: 1 to 64 of ASCII letters, digits, space and `. _ + -`.
@@ -133,6 +133,8 @@ pub struct Issue {
     pub subject: SubjectId,
     /// Their address.
     pub email: Email,
+    /// Their name, for those whose name is not known yet.
+    pub name: Option<PersonName>,
     /// The key it gets.
     pub key: LicenseKey,
     /// What it grants.
@@ -241,16 +243,19 @@ fn decide_issue(
     issue: &Issue,
     now: Timestamp,
 ) -> Result<Vec<Event>, Rejection> {
-    let Issue { subject, email, key, terms, by } = issue.clone();
+    let Issue { subject, email, name, key, terms, by } = issue.clone();
     let access = Event::AccessRecorded { subject, access: by, at: now };
     if let Some(license) = state.licenses.get(&id) {
         let is_retry = license.subject == subject && license.terms == terms;
         return if is_retry { Ok(vec![access]) } else { Err(Rejection::NonceReused) };
     }
-    let is_new = !state.subjects.contains_key(&subject);
-    let registered = is_new.then_some(Event::SubjectRegistered { subject, email, at: now });
+    let known = state.subjects.get(&subject);
+    let registered = Event::SubjectRegistered { subject, email, at: now };
+    let registered = known.is_none().then_some(registered);
+    let name = name.filter(|_| known.is_none_or(|known| known.name.is_none()));
+    let name = name.map(|name| Event::NameRecorded { subject, name, at: now });
     let issued = Event::LicenseIssued { license: id, subject, key, terms, at: now };
-    Ok(registered.into_iter().chain([issued, access]).collect())
+    Ok(registered.into_iter().chain(name).chain([issued, access]).collect())
 }
 
 /// Whether this activation takes a seat of its own; if not, it already holds one.

@@ -9,19 +9,24 @@ mod event;
 mod ids;
 mod license;
 mod license_key;
+mod name;
 mod rejection;
+mod request;
 mod state;
 mod subject;
 
 pub use access::{Access, Actor, Operation, Purpose, Role};
 pub use category::Category;
 pub use email::{Email, EmailError, NORMALISER_VERSION};
-pub use event::{Event, Position};
+pub use event::{ErasureReason, Event, Position};
 pub use ids::{
-    ActivationId, Binding, LicenseId, Nonce, SigningKeyId, SubjectId, Timestamp, WrongLength,
+    ActivationId, ActorTag, Binding, ErasureId, LicenseId, Nonce, RequestId, SigningKeyId,
+    SubjectId, Timestamp, WrongLength,
 };
 pub use license::{Issue, License, LicenseCommand, Product, Seats, Status, Terms, TermsError};
 pub use license_key::{LicenseKey, LicenseKeyError};
+pub use name::{Note, PersonName, TextError};
 pub use rejection::Rejection;
+pub use request::{By, PrivacyRequest, Progress, RequestKind, RequestStep, RestrictionKind};
 pub use state::{Activation, Command, State, decide, evolve};
-pub use subject::{Subject, SubjectCommand};
+pub use subject::{KeptActivation, KeptLicense, Subject, SubjectCommand};

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::{
-    ActivationId, Event, License, LicenseCommand, LicenseId, Position, Rejection, Status, Subject,
-    SubjectCommand, SubjectId, Timestamp, license, subject,
+    ActivationId, Event, License, LicenseCommand, LicenseId, Operation, Position, PrivacyRequest,
+    Progress, Rejection, RequestId, RestrictionKind, Status, Subject, SubjectCommand, SubjectId,
+    Timestamp, license, subject,
 };
 
 /// The part of the world that the commands at hand touch. Whoever calls [`decide`] has put in what
@@ -18,6 +19,8 @@ pub struct State {
     pub licenses: HashMap<LicenseId, License>,
     /// Activations, ended ones included.
     pub activations: HashMap<ActivationId, Activation>,
+    /// What persons asked for.
+    pub requests: HashMap<RequestId, PrivacyRequest>,
 }
 
 /// What the rules need to know of an activation.
@@ -58,7 +61,8 @@ pub fn evolve(state: &mut State, position: Position, event: &Event) {
     };
     match event {
         Event::SubjectRegistered { subject, .. } => {
-            state.subjects.insert(*subject, Subject { registered: position });
+            let registered = Subject { email: Some(position), ..Subject::default() };
+            state.subjects.insert(*subject, registered);
         }
         Event::LicenseIssued { license, subject, terms, .. } => {
             let issued = License {
@@ -70,7 +74,8 @@ pub fn evolve(state: &mut State, position: Position, event: &Event) {
             };
             state.licenses.insert(*license, issued);
         }
-        Event::Activated { license, activation, .. } => {
+        Event::Activated { license, activation, .. }
+        | Event::ActivationKept { license, activation, .. } => {
             let begun = Activation { license: *license, activated: position, ended: None };
             state.activations.insert(*activation, begun);
             if let Some(license) = state.licenses.get_mut(license) {
@@ -88,6 +93,50 @@ pub fn evolve(state: &mut State, position: Position, event: &Event) {
         Event::LicenseSuspended { license, .. } => status(state, license, Status::Suspended),
         Event::LicenseReinstated { license, .. } => status(state, license, Status::Active),
         Event::LicenseRevoked { license, .. } => status(state, license, Status::Revoked),
-        Event::AccessRecorded { .. } => {}
+        Event::AccessRecorded { access, .. } => {
+            if access.operation == Operation::ExportSubject
+                && let Some(request) = access.request.and_then(|id| state.requests.get_mut(&id))
+            {
+                request.progress.exported = true;
+            }
+        }
+        Event::EmailRecorded { subject, .. } => {
+            state.subjects.entry(*subject).or_default().email = Some(position);
+        }
+        Event::NameRecorded { subject, .. } => {
+            state.subjects.entry(*subject).or_default().name = Some(position);
+        }
+        Event::RestrictionChanged { subject, kind, holds, .. } => {
+            let subject = state.subjects.entry(*subject).or_default();
+            match kind {
+                RestrictionKind::Restriction => subject.restricted = *holds,
+                RestrictionKind::LegalHold => subject.held = *holds,
+            }
+        }
+        Event::RequestOpened { request, subject, kind, received_at, by, .. } => {
+            let opened = PrivacyRequest {
+                subject: *subject,
+                kind: *kind,
+                received_at: *received_at,
+                opened_by: *by,
+                opened: position,
+                progress: Progress::default(),
+            };
+            state.requests.insert(*request, opened);
+        }
+        Event::RequestStepped { request, step, .. } => {
+            if let Some(request) = state.requests.get_mut(request) {
+                request.progress.step(step);
+            }
+        }
+        // What of a person's is left is read again from where it is stored.
+        Event::ErasureBegun { .. } | Event::DataErased { .. } | Event::EpochMoved { .. } => {}
+        Event::LicenseKept { license, subject, terms, suspended, .. } => {
+            let status = if *suspended { Status::Suspended } else { Status::Active };
+            let terms = terms.clone();
+            let kept = License { subject: *subject, terms, status, used: 0, issued: position };
+            state.licenses.insert(*license, kept);
+            state.subjects.insert(*subject, Subject::default());
+        }
     }
 }

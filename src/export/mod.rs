@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::{Serialize, Serializer};
 
-use crate::domain::{ActivationId, Event, LicenseId, Timestamp};
+use crate::domain::{ActivationId, Event, LicenseId, Note, RequestId, RequestStep, Timestamp};
 use crate::policy::Policy;
 
 /// The form of the document. It changes when a member is removed or means something else.
@@ -20,6 +20,10 @@ pub struct Document<'a> {
     generated_at: Time,
     subject: Subject,
     licenses: Vec<License>,
+    /// What narrows the use of the data, and since when.
+    restrictions: Vec<Restriction>,
+    /// What was asked for before.
+    requests: Vec<Request>,
     accesses: Vec<Access>,
     /// How many records of which kind this was made of.
     records: Records,
@@ -29,7 +33,30 @@ pub struct Document<'a> {
 #[derive(Serialize, Default)]
 struct Subject {
     email: Option<String>,
-    registered_at: Option<Time>,
+    /// Since when this is the address.
+    email_since: Option<Time>,
+    name: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Restriction {
+    kind: &'static str,
+    since: Time,
+}
+
+#[derive(Serialize)]
+struct Request {
+    kind: &'static str,
+    received_at: Time,
+    steps: Vec<Step>,
+}
+
+#[derive(Serialize)]
+struct Step {
+    what: &'static str,
+    at: Time,
+    reason: Option<String>,
+    evidence: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -73,7 +100,11 @@ struct Access {
 
 #[derive(Serialize, Default)]
 struct Records {
-    subject_registered: u64,
+    email_recorded: u64,
+    name_recorded: u64,
+    restriction_changed: u64,
+    request_opened: u64,
+    request_stepped: u64,
     license_issued: u64,
     license_changed: u64,
     activated: u64,
@@ -103,6 +134,8 @@ impl<'a> Document<'a> {
             generated_at: Time(now),
             subject: Subject::default(),
             licenses: Vec::new(),
+            restrictions: Vec::new(),
+            requests: Vec::new(),
             accesses: Vec::new(),
             records: Records::default(),
             policy,
@@ -116,12 +149,40 @@ impl<'a> Document<'a> {
 
     fn add(&mut self, event: &Event, places: &mut Places) {
         match event {
-            Event::SubjectRegistered { email, at, .. } => {
-                self.records.subject_registered += 1;
+            Event::SubjectRegistered { email, at, .. } | Event::EmailRecorded { email, at, .. } => {
+                self.records.email_recorded += 1;
                 self.subject.email = Some(email.expose().to_owned());
-                self.subject.registered_at = Some(Time(*at));
+                self.subject.email_since = Some(Time(*at));
             }
-            Event::LicenseIssued { license, key, terms, at, .. } => {
+            Event::NameRecorded { name, .. } => {
+                self.records.name_recorded += 1;
+                self.subject.name = Some(name.expose().to_owned());
+            }
+            Event::RestrictionChanged { kind, holds, at, .. } => {
+                self.records.restriction_changed += 1;
+                let kind = kind.name();
+                self.restrictions.retain(|restriction| restriction.kind != kind);
+                if *holds {
+                    self.restrictions.push(Restriction { kind, since: Time(*at) });
+                }
+            }
+            Event::RequestOpened { request, kind, received_at, .. } => {
+                self.records.request_opened += 1;
+                places.requests.insert(*request, self.requests.len());
+                let (kind, received_at) = (kind.name(), Time(*received_at));
+                self.requests.push(Request { kind, received_at, steps: Vec::new() });
+            }
+            Event::RequestStepped { request, step, at, .. } => {
+                self.records.request_stepped += 1;
+                let place = places.requests.get(request);
+                if let Some(request) = place.and_then(|place| self.requests.get_mut(*place)) {
+                    request.steps.push(Step::new(step, *at));
+                }
+            }
+            // What is left of an erasure names nobody.
+            Event::ErasureBegun { .. } | Event::DataErased { .. } | Event::EpochMoved { .. } => {}
+            Event::LicenseIssued { license, key, terms, at, .. }
+            | Event::LicenseKept { license, key, terms, at, .. } => {
                 self.records.license_issued += 1;
                 places.licenses.insert(*license, self.licenses.len());
                 self.licenses.push(License {
@@ -136,7 +197,8 @@ impl<'a> Document<'a> {
                     activations: Vec::new(),
                 });
             }
-            Event::Activated { license, activation, at, .. } => {
+            Event::Activated { license, activation, at, .. }
+            | Event::ActivationKept { license, activation, at, .. } => {
                 self.records.activated += 1;
                 if let Some(license) = self.license(*license, places) {
                     places.activations.insert(*activation, license.activations.len());
@@ -199,4 +261,20 @@ impl<'a> Document<'a> {
 struct Places {
     licenses: HashMap<LicenseId, usize>,
     activations: HashMap<ActivationId, usize>,
+    requests: HashMap<RequestId, usize>,
+}
+
+impl Step {
+    fn new(step: &RequestStep, at: Timestamp) -> Self {
+        let text = |note: &Note| Some(note.expose().to_owned());
+        let (what, reason, evidence) = match step {
+            RequestStep::VerifiedByCode => ("verified_by_code", None, None),
+            RequestStep::VerifiedByReceipt => ("verified_by_receipt", None, None),
+            RequestStep::Extended { reason } => ("extended", text(reason), None),
+            RequestStep::Approved => ("approved", None, None),
+            RequestStep::Refused { reason, evidence } => ("refused", text(reason), text(evidence)),
+            RequestStep::Fulfilled => ("fulfilled", None, None),
+        };
+        Self { what, at: Time(at), reason, evidence }
+    }
 }

@@ -27,8 +27,12 @@ impl ActivationService for ActivationHandler {
     ) -> Result<Response<ActivateResponse>, Status> {
         let request = request.into_inner();
         let mut fields = Fields::default();
+        let email = match request.email.as_str() {
+            "" => Ok(None),
+            email => Email::parse(email).map(Some),
+        };
         let (Some(email), Some(key), Some(nonce), Some(binding)) = (
-            fields.take("email", Email::parse(&request.email)),
+            fields.take("email", email),
             fields.take("license_key", LicenseKey::parse(&request.license_key)),
             fields.take("nonce", bytes(&request.nonce)),
             fields.take("binding", bytes(&request.binding)),

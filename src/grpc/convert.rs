@@ -1,9 +1,11 @@
 //! Between the messages on the wire and the domain's types.
 
-use crate::domain::{Purpose, Status, Timestamp, WrongLength};
+use crate::domain::{Purpose, RequestKind, RestrictionKind, Status, Timestamp, WrongLength};
 use crate::proto::v1;
 use crate::service::history::ActivationDetails;
 use crate::service::license::LicenseDetails;
+use crate::service::privacy::{Counts, ErasureDetails, FINAL_WITHIN};
+use crate::service::requests::RequestDetails;
 
 /// A field does not hold what it must.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +16,9 @@ pub(super) enum FieldError {
     /// Not a moment of the years 1 to 9999.
     #[error("is not a valid time")]
     Time,
+    /// No kind, or one that this version does not know.
+    #[error("must say what is asked for")]
+    Kind,
     /// Nothing where something must be.
     #[error("is missing")]
     Missing,
@@ -86,4 +91,90 @@ pub(super) fn activation(activation: &ActivationDetails) -> v1::Activation {
         activated_at: Some(to_wire(activation.activated_at)),
         deactivated_at: activation.deactivated_at.map(to_wire),
     }
+}
+
+/// What a person asks for.
+pub(super) fn request_kind(value: i32) -> Result<RequestKind, FieldError> {
+    match v1::RequestKind::try_from(value) {
+        Ok(v1::RequestKind::Access) => Ok(RequestKind::Access),
+        Ok(v1::RequestKind::Rectification) => Ok(RequestKind::Rectification),
+        Ok(v1::RequestKind::Erasure) => Ok(RequestKind::Erasure),
+        Ok(v1::RequestKind::Restriction) => Ok(RequestKind::Restriction),
+        Ok(v1::RequestKind::Objection) => Ok(RequestKind::Objection),
+        Ok(v1::RequestKind::Portability) => Ok(RequestKind::Portability),
+        Ok(v1::RequestKind::Unspecified) | Err(_) => Err(FieldError::Kind),
+    }
+}
+
+/// How the use of data is narrowed.
+pub(super) fn restriction_kind(value: i32) -> Result<RestrictionKind, FieldError> {
+    match v1::RestrictionKind::try_from(value) {
+        Ok(v1::RestrictionKind::Restriction) => Ok(RestrictionKind::Restriction),
+        Ok(v1::RestrictionKind::LegalHold) => Ok(RestrictionKind::LegalHold),
+        Ok(v1::RestrictionKind::Unspecified) | Err(_) => Err(FieldError::Kind),
+    }
+}
+
+/// A request as the privacy officer sees it.
+pub(super) fn request(details: &RequestDetails) -> v1::Request {
+    let RequestDetails { id, request, needs_approval } = details;
+    let kind = match request.kind {
+        RequestKind::Access => v1::RequestKind::Access,
+        RequestKind::Rectification => v1::RequestKind::Rectification,
+        RequestKind::Erasure => v1::RequestKind::Erasure,
+        RequestKind::Restriction => v1::RequestKind::Restriction,
+        RequestKind::Objection => v1::RequestKind::Objection,
+        RequestKind::Portability => v1::RequestKind::Portability,
+    };
+    let progress = request.progress;
+    let state = match (progress.fulfilled, progress.refused) {
+        (true, _) => v1::RequestState::Fulfilled,
+        (_, true) => v1::RequestState::Refused,
+        _ => v1::RequestState::Open,
+    };
+    v1::Request {
+        request_id: id.as_bytes().to_vec(),
+        kind: kind.into(),
+        state: state.into(),
+        received_at: Some(to_wire(request.received_at)),
+        gdpr_due: Some(to_wire(request.gdpr_due())),
+        swiss_due: Some(to_wire(request.swiss_due())),
+        verified: progress.verified,
+        approved: progress.approved,
+        needs_approval: *needs_approval,
+        extended: progress.extended,
+    }
+}
+
+/// What became of an erasure.
+pub(super) fn erasure(details: &ErasureDetails) -> v1::Erasure {
+    let remains = match details.final_at {
+        Some(_) => Vec::new(),
+        None => vec![
+            "copies of the vault that were made before the erasure open with the master key of today, \
+             which is destroyed when the next epoch begins"
+                .to_owned(),
+        ],
+    };
+    v1::Erasure {
+        erasure_id: details.id.as_bytes().to_vec(),
+        erased_at: Some(to_wire(details.erased_at)),
+        final_at: details.final_at.map(to_wire),
+        final_by: match details.final_at {
+            Some(_) => None,
+            None => Some(to_wire(details.erased_at.plus(FINAL_WITHIN))),
+        },
+        remains,
+        records: counts(&details.records),
+        certificate: details.certificate.clone().unwrap_or_default(),
+    }
+}
+
+/// How many records of which category.
+pub(super) fn counts(counts: &Counts) -> Vec<v1::CategoryCount> {
+    let count = |(category, records): (&crate::domain::Category, &u64)| v1::CategoryCount {
+        category: category.name().to_owned(),
+        records: *records,
+    };
+    counts.iter().map(count).collect()
 }

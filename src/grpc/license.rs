@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::authorise::staff;
 use super::convert::{bytes, license, purpose, time};
 use super::status::{Fields, status};
-use crate::domain::{Email, LicenseKey, Nonce, Product, Seats, Terms};
+use crate::domain::{Email, LicenseKey, Nonce, PersonName, Product, Seats, Terms};
 use crate::proto::v1::license_service_server::LicenseService;
 use crate::proto::v1::{
     FreeSeatRequest, FreeSeatResponse, GetLicenseRequest, GetLicenseResponse, IssueLicenseRequest,
@@ -39,8 +39,13 @@ impl LicenseService for LicenseHandler {
             bytes(&request.nonce)
         };
         let mut fields = Fields::default();
+        let name = match request.name.as_str() {
+            "" => Ok(None),
+            name => PersonName::parse(name).map(Some),
+        };
         let (
             Some(email),
+            Some(name),
             Some(product),
             Some(seats),
             Some(expires_at),
@@ -48,6 +53,7 @@ impl LicenseService for LicenseHandler {
             Some(nonce),
         ) = (
             fields.take("email", Email::parse(&request.email)),
+            fields.take("name", name),
             fields.take("product", Product::parse(&request.product)),
             fields.take("seats", Seats::new(request.seats)),
             fields.take("expires_at", time(request.expires_at)),
@@ -58,7 +64,8 @@ impl LicenseService for LicenseHandler {
             return Err(fields.refusal());
         };
         let terms = Terms { product, seats, expires_at, updates_until };
-        let issued = self.0.issue(&staff, email, terms, nonce).await.map_err(|e| status(&e))?;
+        let issued = self.0.issue(&staff, email, name, terms, nonce).await;
+        let issued = issued.map_err(|e| status(&e))?;
         Ok(Response::new(IssueLicenseResponse { license: Some(license(&issued)) }))
     }
 

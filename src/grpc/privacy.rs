@@ -7,18 +7,48 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::authorise::staff;
-use super::convert::purpose;
+use super::convert::{
+    FieldError, bytes, counts, erasure, purpose, request as to_wire, request_kind,
+    restriction_kind, time,
+};
 use super::status::{Fields, status};
-use crate::domain::Email;
+use crate::domain::{Email, Note, Operation, PersonName, RequestId, RequestStep};
+use crate::proto::v1::export_subject_request::Person;
 use crate::proto::v1::privacy_service_server::PrivacyService;
-use crate::proto::v1::{ExportSubjectRequest, ExportSubjectResponse};
+use crate::proto::v1::verify_identity_request::Proof as WireProof;
+use crate::proto::v1::{
+    ApproveRequestRequest, ApproveRequestResponse, EraseSubjectRequest, EraseSubjectResponse,
+    ExportSubjectRequest, ExportSubjectResponse, ExtendRequestRequest, ExtendRequestResponse,
+    FulfilRequestRequest, FulfilRequestResponse, GetErasureRequest, GetErasureResponse,
+    GetRequestRequest, GetRequestResponse, IssueVerificationCodeRequest,
+    IssueVerificationCodeResponse, ListRequestsRequest, ListRequestsResponse, OpenRequestRequest,
+    OpenRequestResponse, RectifySubjectRequest, RectifySubjectResponse, RefuseRequestRequest,
+    RefuseRequestResponse, SetRestrictionRequest, SetRestrictionResponse, SweepRetentionRequest,
+    SweepRetentionResponse, VerifyIdentityRequest, VerifyIdentityResponse,
+};
 use crate::service::Service;
+use crate::service::privacy::Subject;
+use crate::service::requests::Proof;
 
 /// The size of a piece of an export.
 const CHUNK_BYTES: usize = 32 * 1024;
 
 /// What support staff with the privacy duty call.
 pub(super) struct PrivacyHandler(pub Arc<Service>);
+
+/// An id that is a request's only field.
+fn id<'a, T>(field: &str, value: &'a [u8]) -> Result<T, Status>
+where
+    T: TryFrom<&'a [u8], Error = crate::domain::WrongLength>,
+{
+    let mut fields = Fields::default();
+    let id = fields.take(field, bytes(value));
+    id.ok_or_else(|| fields.refusal())
+}
+
+fn request_id(value: &[u8]) -> Result<RequestId, Status> {
+    id("request_id", value)
+}
 
 #[tonic::async_trait]
 impl PrivacyService for PrivacyHandler {
@@ -32,17 +62,229 @@ impl PrivacyService for PrivacyHandler {
         let staff = staff(&request)?;
         let request = request.into_inner();
         let mut fields = Fields::default();
-        let (Some(email), Some(purpose)) = (
-            fields.take("email", Email::parse(&request.email)),
-            fields.take("purpose", purpose(request.purpose)),
-        ) else {
-            return Err(fields.refusal());
+        let whose = match &request.person {
+            Some(Person::Email(email)) => {
+                let email = fields.take("email", Email::parse(email));
+                let purpose = fields.take("purpose", purpose(request.purpose));
+                email.zip(purpose).map(|(email, purpose)| Subject::Email(email, purpose))
+            }
+            Some(Person::RequestId(id)) => {
+                fields.take("request_id", bytes(id)).map(Subject::Request)
+            }
+            None => fields.take("person", Err(FieldError::Missing)),
         };
-        let document = self.0.export(&staff, &email, purpose).await.map_err(|e| status(&e))?;
+        let Some(whose) = whose else { return Err(fields.refusal()) };
+        let document = self.0.export(&staff, whose).await.map_err(|e| status(&e))?;
         let chunks: Vec<_> = document
             .chunks(CHUNK_BYTES)
             .map(|chunk| Ok(ExportSubjectResponse { chunk: chunk.to_vec() }))
             .collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn open_request(
+        &self,
+        request: Request<OpenRequestRequest>,
+    ) -> Result<Response<OpenRequestResponse>, Status> {
+        let staff = staff(&request)?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let (Some(email), Some(kind), Some(received_at)) = (
+            fields.take("email", Email::parse(&request.email)),
+            fields.take("kind", request_kind(request.kind)),
+            fields.take("received_at", time(request.received_at)),
+        ) else {
+            return Err(fields.refusal());
+        };
+        let opened = self.0.open_request(&staff, &email, kind, received_at).await;
+        let request = Some(to_wire(&opened.map_err(|e| status(&e))?));
+        Ok(Response::new(OpenRequestResponse { request }))
+    }
+
+    async fn list_requests(
+        &self,
+        _: Request<ListRequestsRequest>,
+    ) -> Result<Response<ListRequestsResponse>, Status> {
+        let requests = self.0.open_requests().await.map_err(|e| status(&e))?;
+        let requests = requests.iter().map(to_wire).collect();
+        Ok(Response::new(ListRequestsResponse { requests }))
+    }
+
+    async fn get_request(
+        &self,
+        request: Request<GetRequestRequest>,
+    ) -> Result<Response<GetRequestResponse>, Status> {
+        let staff = staff(&request)?;
+        let id = request_id(&request.into_inner().request_id)?;
+        let (details, email) = self.0.request(&staff, id).await.map_err(|e| status(&e))?;
+        let email = email.map(|email| email.expose().to_owned()).unwrap_or_default();
+        Ok(Response::new(GetRequestResponse { request: Some(to_wire(&details)), email }))
+    }
+
+    async fn issue_verification_code(
+        &self,
+        request: Request<IssueVerificationCodeRequest>,
+    ) -> Result<Response<IssueVerificationCodeResponse>, Status> {
+        let staff = staff(&request)?;
+        let id = request_id(&request.into_inner().request_id)?;
+        let (code, email) = self.0.issue_code(&staff, id).await.map_err(|e| status(&e))?;
+        let email = email.expose().to_owned();
+        Ok(Response::new(IssueVerificationCodeResponse { code, email }))
+    }
+
+    async fn verify_identity(
+        &self,
+        request: Request<VerifyIdentityRequest>,
+    ) -> Result<Response<VerifyIdentityResponse>, Status> {
+        let staff = staff(&request)?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let proof = match request.proof {
+            Some(WireProof::Code(code)) => Some(Proof::Code(code)),
+            Some(WireProof::Receipt(receipt)) => Some(Proof::Receipt(receipt)),
+            None => fields.take("proof", Err(FieldError::Missing)),
+        };
+        let id = fields.take("request_id", bytes(&request.request_id));
+        let (Some(id), Some(proof)) = (id, proof) else { return Err(fields.refusal()) };
+        let details = self.0.verify_identity(&staff, id, proof).await.map_err(|e| status(&e))?;
+        Ok(Response::new(VerifyIdentityResponse { request: Some(to_wire(&details)) }))
+    }
+
+    async fn approve_request(
+        &self,
+        request: Request<ApproveRequestRequest>,
+    ) -> Result<Response<ApproveRequestResponse>, Status> {
+        let staff = staff(&request)?;
+        let id = request_id(&request.into_inner().request_id)?;
+        let operation = Operation::ApproveRequest;
+        let details = self.0.step(&staff, id, RequestStep::Approved, operation).await;
+        let request = Some(to_wire(&details.map_err(|e| status(&e))?));
+        Ok(Response::new(ApproveRequestResponse { request }))
+    }
+
+    async fn extend_request(
+        &self,
+        request: Request<ExtendRequestRequest>,
+    ) -> Result<Response<ExtendRequestResponse>, Status> {
+        let staff = staff(&request)?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let (Some(id), Some(reason)) = (
+            fields.take("request_id", bytes(&request.request_id)),
+            fields.take("reason", Note::parse(&request.reason)),
+        ) else {
+            return Err(fields.refusal());
+        };
+        let step = RequestStep::Extended { reason };
+        let details = self.0.step(&staff, id, step, Operation::ExtendRequest).await;
+        let request = Some(to_wire(&details.map_err(|e| status(&e))?));
+        Ok(Response::new(ExtendRequestResponse { request }))
+    }
+
+    async fn refuse_request(
+        &self,
+        request: Request<RefuseRequestRequest>,
+    ) -> Result<Response<RefuseRequestResponse>, Status> {
+        let staff = staff(&request)?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let (Some(id), Some(reason), Some(evidence)) = (
+            fields.take("request_id", bytes(&request.request_id)),
+            fields.take("reason", Note::parse(&request.reason)),
+            fields.take("evidence", Note::parse(&request.evidence)),
+        ) else {
+            return Err(fields.refusal());
+        };
+        let step = RequestStep::Refused { reason, evidence };
+        let details = self.0.step(&staff, id, step, Operation::RefuseRequest).await;
+        let request = Some(to_wire(&details.map_err(|e| status(&e))?));
+        Ok(Response::new(RefuseRequestResponse { request }))
+    }
+
+    async fn fulfil_request(
+        &self,
+        request: Request<FulfilRequestRequest>,
+    ) -> Result<Response<FulfilRequestResponse>, Status> {
+        let staff = staff(&request)?;
+        let id = request_id(&request.into_inner().request_id)?;
+        let operation = Operation::FulfilRequest;
+        let details = self.0.step(&staff, id, RequestStep::Fulfilled, operation).await;
+        let request = Some(to_wire(&details.map_err(|e| status(&e))?));
+        Ok(Response::new(FulfilRequestResponse { request }))
+    }
+
+    async fn rectify_subject(
+        &self,
+        request: Request<RectifySubjectRequest>,
+    ) -> Result<Response<RectifySubjectResponse>, Status> {
+        let staff = staff(&request)?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let (email, name) = match (request.email.as_str(), request.name.as_str()) {
+            ("", "") => {
+                fields.take::<(), _>("email", Err(FieldError::Missing));
+                (None, None)
+            }
+            (email, name) => (
+                (!email.is_empty()).then(|| fields.take("email", Email::parse(email))),
+                (!name.is_empty()).then(|| fields.take("name", PersonName::parse(name))),
+            ),
+        };
+        let id = fields.take("request_id", bytes(&request.request_id));
+        if !fields.are_good() {
+            return Err(fields.refusal());
+        }
+        let Some(id) = id else { return Err(fields.refusal()) };
+        let details = self.0.rectify(&staff, id, email.flatten(), name.flatten()).await;
+        let request = Some(to_wire(&details.map_err(|e| status(&e))?));
+        Ok(Response::new(RectifySubjectResponse { request }))
+    }
+
+    async fn erase_subject(
+        &self,
+        request: Request<EraseSubjectRequest>,
+    ) -> Result<Response<EraseSubjectResponse>, Status> {
+        let staff = staff(&request)?;
+        let request = request.into_inner();
+        let id = request_id(&request.request_id)?;
+        let erased = self.0.erase(&staff, id, request.keep_licenses, request.wait).await;
+        let erasure = Some(erasure(&erased.map_err(|e| status(&e))?));
+        Ok(Response::new(EraseSubjectResponse { erasure }))
+    }
+
+    async fn get_erasure(
+        &self,
+        request: Request<GetErasureRequest>,
+    ) -> Result<Response<GetErasureResponse>, Status> {
+        let id = id("erasure_id", &request.get_ref().erasure_id)?;
+        let erasure = Some(erasure(&self.0.erasure(id).map_err(|e| status(&e))?));
+        Ok(Response::new(GetErasureResponse { erasure }))
+    }
+
+    async fn set_restriction(
+        &self,
+        request: Request<SetRestrictionRequest>,
+    ) -> Result<Response<SetRestrictionResponse>, Status> {
+        let staff = staff(&request)?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let (Some(email), Some(kind)) = (
+            fields.take("email", Email::parse(&request.email)),
+            fields.take("kind", restriction_kind(request.kind)),
+        ) else {
+            return Err(fields.refusal());
+        };
+        let set = self.0.restrict(&staff, &email, kind, request.holds).await;
+        set.map_err(|e| status(&e))?;
+        Ok(Response::new(SetRestrictionResponse {}))
+    }
+
+    async fn sweep_retention(
+        &self,
+        request: Request<SweepRetentionRequest>,
+    ) -> Result<Response<SweepRetentionResponse>, Status> {
+        let swept = self.0.sweep(request.get_ref().dry_run).await.map_err(|e| status(&e))?;
+        let records = counts(&swept.records);
+        Ok(Response::new(SweepRetentionResponse { subjects: swept.subjects, records }))
     }
 }

@@ -61,7 +61,24 @@ pub(super) fn may_call(role: Role, path: &str) -> bool {
         ("countersign.v1.HistoryService", "GetHistory" | "ListActivations") => {
             &[Role::Support, Role::Privacy]
         }
-        ("countersign.v1.PrivacyService", "ExportSubject") => &[Role::Privacy],
+        (
+            "countersign.v1.PrivacyService",
+            "ExportSubject"
+            | "OpenRequest"
+            | "ListRequests"
+            | "GetRequest"
+            | "IssueVerificationCode"
+            | "VerifyIdentity"
+            | "ApproveRequest"
+            | "ExtendRequest"
+            | "RefuseRequest"
+            | "FulfilRequest"
+            | "RectifySubject"
+            | "EraseSubject"
+            | "GetErasure"
+            | "SetRestriction"
+            | "SweepRetention",
+        ) => &[Role::Privacy],
         (
             "grpc.health.v1.Health"
             | "grpc.reflection.v1.ServerReflection"

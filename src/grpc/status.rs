@@ -67,15 +67,32 @@ fn info(reason: &str, metadata: HashMap<String, String>) -> ErrorDetails {
 
 fn code(rejection: &Rejection) -> Code {
     match rejection {
-        Rejection::LicenseNotFound | Rejection::ActivationNotFound | Rejection::SubjectNotFound => {
-            Code::NotFound
-        }
+        Rejection::LicenseNotFound
+        | Rejection::ActivationNotFound
+        | Rejection::SubjectNotFound
+        | Rejection::RequestNotFound
+        | Rejection::ErasureNotFound => Code::NotFound,
         Rejection::SeatsExhausted { .. } => Code::ResourceExhausted,
         Rejection::LicenseSuspended
         | Rejection::LicenseRevoked
         | Rejection::LicenseExpired
-        | Rejection::ActivationEnded => Code::FailedPrecondition,
-        Rejection::NonceReused => Code::AlreadyExists,
+        | Rejection::ActivationEnded
+        | Rejection::Restricted
+        | Rejection::LegalHold
+        | Rejection::RequestClosed
+        | Rejection::RequestOfOtherKind
+        | Rejection::ReceivedInFuture
+        | Rejection::IdentityNotVerified
+        | Rejection::WrongCode
+        | Rejection::ForeignReceipt
+        | Rejection::ApprovalMissing
+        | Rejection::SecondActorNeeded
+        | Rejection::RequestExtendedAlready
+        | Rejection::ExtensionTooLate
+        | Rejection::NotExported
+        | Rejection::NamesOff
+        | Rejection::MasterKeyFixed => Code::FailedPrecondition,
+        Rejection::NonceReused | Rejection::EmailTaken => Code::AlreadyExists,
     }
 }
 
@@ -101,6 +118,11 @@ impl Fields {
         value: Result<T, E>,
     ) -> Option<T> {
         value.map_err(|error| self.0.push(FieldViolation::new(field, error.to_string()))).ok()
+    }
+
+    /// Whether none is wrong.
+    pub(super) fn are_good(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The refusal that names every field that is wrong.

@@ -4,9 +4,10 @@ use prost::Message as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
-    Access, Actor, Email, Event, LicenseKey, Operation, Product, Purpose, Role, Seats, Terms,
-    Timestamp,
+    Access, Actor, Category, Email, ErasureReason, Event, LicenseKey, Note, Operation, PersonName,
+    Product, Purpose, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms, Timestamp,
 };
+use crate::proto::EVENT_CATEGORIES;
 use crate::proto::events as wire;
 use crate::proto::events::event::Kind;
 
@@ -15,7 +16,14 @@ use crate::proto::events::event::Kind;
 #[error("{0} is missing or not valid")]
 pub struct DecodeError(&'static str);
 
+/// What kind of personal data events of this type hold; `None`: none.
+pub fn category(event_type: u8) -> Option<Category> {
+    let (_, name) = EVENT_CATEGORIES.iter().find(|(known, _)| *known == event_type)?;
+    Category::ALL.into_iter().find(|category| category.name() == *name)
+}
+
 /// The event as protobuf, and its type for the header.
+#[allow(clippy::too_many_lines)] // an arm for each event type
 pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
     let at_ms = event.at().as_millis();
     let (event_type, kind) = match event {
@@ -77,9 +85,106 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
                 subject_id: subject.as_bytes().to_vec(),
                 actor: access.actor.expose().to_owned(),
                 role: access.role.name().to_owned(),
-                purpose: purpose_to_wire(access.purpose).into(),
-                operation: operation_to_wire(access.operation).into(),
+                purpose: wire::AccessPurpose::from(access.purpose).into(),
+                operation: wire::Operation::from(access.operation).into(),
                 at_ms,
+                request_id: access.request.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+            }),
+        ),
+        Event::EmailRecorded { subject, email, .. } => {
+            let (subject_id, email) = (subject.as_bytes().to_vec(), email.expose().to_owned());
+            (9, Kind::EmailRecorded(wire::EmailRecorded { subject_id, email, at_ms }))
+        }
+        Event::NameRecorded { subject, name, .. } => {
+            let (subject_id, name) = (subject.as_bytes().to_vec(), name.expose().to_owned());
+            (10, Kind::NameRecorded(wire::NameRecorded { subject_id, name, at_ms }))
+        }
+        Event::RestrictionChanged { subject, kind, holds, .. } => (
+            11,
+            Kind::RestrictionChanged(wire::RestrictionChanged {
+                subject_id: subject.as_bytes().to_vec(),
+                kind: wire::RestrictionKind::from(*kind).into(),
+                holds: *holds,
+                at_ms,
+            }),
+        ),
+        Event::RequestOpened { request, subject, kind, received_at, by, .. } => (
+            12,
+            Kind::RequestOpened(wire::RequestOpened {
+                request_id: request.as_bytes().to_vec(),
+                subject_id: subject.as_bytes().to_vec(),
+                kind: wire::RequestKind::from(*kind).into(),
+                received_at_ms: received_at.as_millis(),
+                actor_tag: by.as_bytes().to_vec(),
+                at_ms,
+            }),
+        ),
+        Event::RequestStepped { request, subject, step, by, .. } => {
+            let (step, reason, evidence) = step_to_wire(step);
+            (
+                13,
+                Kind::RequestStepped(wire::RequestStepped {
+                    request_id: request.as_bytes().to_vec(),
+                    subject_id: subject.as_bytes().to_vec(),
+                    step: step.into(),
+                    reason: reason.map(|note| note.expose().to_owned()).unwrap_or_default(),
+                    evidence: evidence.map(|note| note.expose().to_owned()).unwrap_or_default(),
+                    actor_tag: by.as_bytes().to_vec(),
+                    at_ms,
+                }),
+            )
+        }
+        Event::ErasureBegun { erasure, subject, reason, .. } => (
+            14,
+            Kind::ErasureBegun(wire::ErasureBegun {
+                erasure_id: erasure.as_bytes().to_vec(),
+                subject_id: subject.as_bytes().to_vec(),
+                reason: wire::ErasureReason::from(*reason).into(),
+                at_ms,
+            }),
+        ),
+        Event::DataErased { erasure, subject, reason, records, epoch, .. } => (
+            15,
+            Kind::DataErased(wire::DataErased {
+                erasure_id: erasure.as_bytes().to_vec(),
+                subject_id: subject.as_bytes().to_vec(),
+                reason: wire::ErasureReason::from(*reason).into(),
+                records: records
+                    .iter()
+                    .map(|(event_type, count)| wire::ErasedRecords {
+                        event_type: u32::from(*event_type),
+                        count: *count,
+                    })
+                    .collect(),
+                epoch: *epoch,
+                at_ms,
+            }),
+        ),
+        Event::EpochMoved { epoch, .. } => {
+            (16, Kind::EpochMoved(wire::EpochMoved { epoch: *epoch, at_ms }))
+        }
+        Event::LicenseKept { license, subject, key, terms, suspended, .. } => (
+            17,
+            Kind::LicenseKept(wire::LicenseKept {
+                license_id: license.as_bytes().to_vec(),
+                subject_id: subject.as_bytes().to_vec(),
+                license_key: key.expose(),
+                product: terms.product.as_str().to_owned(),
+                seats: terms.seats.get(),
+                expires_at_ms: terms.expires_at.map(Timestamp::as_millis),
+                updates_until_ms: terms.updates_until.map(Timestamp::as_millis),
+                suspended: *suspended,
+                at_ms,
+            }),
+        ),
+        Event::ActivationKept { license, activation, signing_key, lease_until, .. } => (
+            18,
+            Kind::ActivationKept(wire::ActivationKept {
+                license_id: license.as_bytes().to_vec(),
+                activation_id: activation.as_bytes().to_vec(),
+                at_ms,
+                signing_key: signing_key.as_bytes().to_vec(),
+                lease_until_ms: lease_until.map(Timestamp::as_millis),
             }),
         ),
     };
@@ -97,6 +202,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     event
 }
 
+#[allow(clippy::too_many_lines)] // an arm for each event type
 fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
     Ok(match kind {
         Kind::SubjectRegistered(e) => Event::SubjectRegistered {
@@ -108,12 +214,7 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
             license: id(&e.license_id, "license_id")?,
             subject: id(&e.subject_id, "subject_id")?,
             key: LicenseKey::parse(&e.license_key).map_err(|_| DecodeError("license_key"))?,
-            terms: Terms {
-                product: Product::parse(&e.product).map_err(|_| DecodeError("product"))?,
-                seats: Seats::new(e.seats).map_err(|_| DecodeError("seats"))?,
-                expires_at: e.expires_at_ms.map(time).transpose()?,
-                updates_until: e.updates_until_ms.map(time).transpose()?,
-            },
+            terms: terms(&e.product, e.seats, e.expires_at_ms, e.updates_until_ms)?,
             at: time(e.at_ms)?,
         },
         Kind::Activated(e) => Event::Activated {
@@ -145,11 +246,124 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
             access: Access {
                 actor: Actor::parse(&e.actor).ok_or(DecodeError("actor"))?,
                 role: Role::from_name(&e.role).ok_or(DecodeError("role"))?,
-                purpose: purpose_from_wire(e.purpose()).ok_or(DecodeError("purpose"))?,
-                operation: operation_from_wire(e.operation()).ok_or(DecodeError("operation"))?,
+                purpose: known(e.purpose(), "purpose")?,
+                operation: known(e.operation(), "operation")?,
+                request: match e.request_id.as_slice() {
+                    [] => None,
+                    bytes => Some(id(bytes, "request_id")?),
+                },
             },
             at: time(e.at_ms)?,
         },
+        Kind::EmailRecorded(e) => Event::EmailRecorded {
+            subject: id(&e.subject_id, "subject_id")?,
+            email: Email::parse(&e.email).map_err(|_| DecodeError("email"))?,
+            at: time(e.at_ms)?,
+        },
+        Kind::NameRecorded(e) => Event::NameRecorded {
+            subject: id(&e.subject_id, "subject_id")?,
+            name: PersonName::parse(&e.name).map_err(|_| DecodeError("name"))?,
+            at: time(e.at_ms)?,
+        },
+        Kind::RestrictionChanged(e) => Event::RestrictionChanged {
+            subject: id(&e.subject_id, "subject_id")?,
+            kind: known(e.kind(), "kind")?,
+            holds: e.holds,
+            at: time(e.at_ms)?,
+        },
+        Kind::RequestOpened(e) => Event::RequestOpened {
+            request: id(&e.request_id, "request_id")?,
+            subject: id(&e.subject_id, "subject_id")?,
+            kind: known(e.kind(), "kind")?,
+            received_at: time(e.received_at_ms)?,
+            by: id(&e.actor_tag, "actor_tag")?,
+            at: time(e.at_ms)?,
+        },
+        Kind::RequestStepped(e) => Event::RequestStepped {
+            request: id(&e.request_id, "request_id")?,
+            subject: id(&e.subject_id, "subject_id")?,
+            step: step_from_wire(e)?,
+            by: id(&e.actor_tag, "actor_tag")?,
+            at: time(e.at_ms)?,
+        },
+        Kind::ErasureBegun(e) => Event::ErasureBegun {
+            erasure: id(&e.erasure_id, "erasure_id")?,
+            subject: id(&e.subject_id, "subject_id")?,
+            reason: known(e.reason(), "reason")?,
+            at: time(e.at_ms)?,
+        },
+        Kind::DataErased(e) => Event::DataErased {
+            erasure: id(&e.erasure_id, "erasure_id")?,
+            subject: id(&e.subject_id, "subject_id")?,
+            reason: known(e.reason(), "reason")?,
+            records: e
+                .records
+                .iter()
+                .map(|records| Ok((u8::try_from(records.event_type)?, records.count)))
+                .collect::<Result<_, std::num::TryFromIntError>>()
+                .map_err(|_| DecodeError("records"))?,
+            epoch: e.epoch,
+            at: time(e.at_ms)?,
+        },
+        Kind::EpochMoved(e) => Event::EpochMoved { epoch: e.epoch, at: time(e.at_ms)? },
+        Kind::LicenseKept(e) => Event::LicenseKept {
+            license: id(&e.license_id, "license_id")?,
+            subject: id(&e.subject_id, "subject_id")?,
+            key: LicenseKey::parse(&e.license_key).map_err(|_| DecodeError("license_key"))?,
+            terms: terms(&e.product, e.seats, e.expires_at_ms, e.updates_until_ms)?,
+            suspended: e.suspended,
+            at: time(e.at_ms)?,
+        },
+        Kind::ActivationKept(e) => Event::ActivationKept {
+            license: id(&e.license_id, "license_id")?,
+            activation: id(&e.activation_id, "activation_id")?,
+            signing_key: id(&e.signing_key, "signing_key")?,
+            lease_until: e.lease_until_ms.map(time).transpose()?,
+            at: time(e.at_ms)?,
+        },
+    })
+}
+
+fn terms(
+    product: &str,
+    seats: u32,
+    expires_at_ms: Option<i64>,
+    updates_until_ms: Option<i64>,
+) -> Result<Terms, DecodeError> {
+    Ok(Terms {
+        product: Product::parse(product).map_err(|_| DecodeError("product"))?,
+        seats: Seats::new(seats).map_err(|_| DecodeError("seats"))?,
+        expires_at: expires_at_ms.map(time).transpose()?,
+        updates_until: updates_until_ms.map(time).transpose()?,
+    })
+}
+
+fn step_to_wire(step: &RequestStep) -> (wire::RequestStep, Option<&Note>, Option<&Note>) {
+    match step {
+        RequestStep::VerifiedByCode => (wire::RequestStep::VerifiedByCode, None, None),
+        RequestStep::VerifiedByReceipt => (wire::RequestStep::VerifiedByReceipt, None, None),
+        RequestStep::Extended { reason } => (wire::RequestStep::Extended, Some(reason), None),
+        RequestStep::Approved => (wire::RequestStep::Approved, None, None),
+        RequestStep::Refused { reason, evidence } => {
+            (wire::RequestStep::Refused, Some(reason), Some(evidence))
+        }
+        RequestStep::Fulfilled => (wire::RequestStep::Fulfilled, None, None),
+    }
+}
+
+fn step_from_wire(e: &wire::RequestStepped) -> Result<RequestStep, DecodeError> {
+    let note = |text, field| Note::parse(text).map_err(|_| DecodeError(field));
+    Ok(match e.step() {
+        wire::RequestStep::VerifiedByCode => RequestStep::VerifiedByCode,
+        wire::RequestStep::VerifiedByReceipt => RequestStep::VerifiedByReceipt,
+        wire::RequestStep::Extended => RequestStep::Extended { reason: note(&e.reason, "reason")? },
+        wire::RequestStep::Approved => RequestStep::Approved,
+        wire::RequestStep::Refused => RequestStep::Refused {
+            reason: note(&e.reason, "reason")?,
+            evidence: note(&e.evidence, "evidence")?,
+        },
+        wire::RequestStep::Fulfilled => RequestStep::Fulfilled,
+        wire::RequestStep::Unspecified => return Err(DecodeError("step")),
     })
 }
 
@@ -167,54 +381,55 @@ fn wipe(message: &mut wire::Event) {
         Some(Kind::SubjectRegistered(e)) => e.email.zeroize(),
         Some(Kind::LicenseIssued(e)) => e.license_key.zeroize(),
         Some(Kind::AccessRecorded(e)) => e.actor.zeroize(),
+        Some(Kind::EmailRecorded(e)) => e.email.zeroize(),
+        Some(Kind::NameRecorded(e)) => e.name.zeroize(),
+        Some(Kind::RequestStepped(e)) => {
+            e.reason.zeroize();
+            e.evidence.zeroize();
+        }
+        Some(Kind::LicenseKept(e)) => e.license_key.zeroize(),
         _ => {}
     }
 }
 
-fn purpose_to_wire(purpose: Purpose) -> wire::AccessPurpose {
-    match purpose {
-        Purpose::CustomerSupport => wire::AccessPurpose::CustomerSupport,
-        Purpose::AccessRequest => wire::AccessPurpose::AccessRequest,
-        Purpose::LicenseAdministration => wire::AccessPurpose::LicenseAdministration,
-        Purpose::FraudPrevention => wire::AccessPurpose::FraudPrevention,
-    }
+/// The value, if this version knows it.
+fn known<W, D: TryFrom<W>>(value: W, field: &'static str) -> Result<D, DecodeError> {
+    D::try_from(value).map_err(|_| DecodeError(field))
 }
 
-fn purpose_from_wire(purpose: wire::AccessPurpose) -> Option<Purpose> {
-    match purpose {
-        wire::AccessPurpose::Unspecified => None,
-        wire::AccessPurpose::CustomerSupport => Some(Purpose::CustomerSupport),
-        wire::AccessPurpose::AccessRequest => Some(Purpose::AccessRequest),
-        wire::AccessPurpose::LicenseAdministration => Some(Purpose::LicenseAdministration),
-        wire::AccessPurpose::FraudPrevention => Some(Purpose::FraudPrevention),
-    }
+/// An enum of the domain and the one of the wire that has the same names and `Unspecified`.
+macro_rules! same_names {
+    ($domain:ident, $wire:ident, $($name:ident)*) => {
+        impl From<$domain> for wire::$wire {
+            fn from(value: $domain) -> Self {
+                match value { $($domain::$name => Self::$name,)* }
+            }
+        }
+
+        impl TryFrom<wire::$wire> for $domain {
+            type Error = ();
+
+            fn try_from(value: wire::$wire) -> Result<Self, ()> {
+                match value {
+                    wire::$wire::Unspecified => Err(()),
+                    $(wire::$wire::$name => Ok(Self::$name),)*
+                }
+            }
+        }
+    };
 }
 
-fn operation_to_wire(operation: Operation) -> wire::Operation {
-    match operation {
-        Operation::IssueLicense => wire::Operation::IssueLicense,
-        Operation::GetLicense => wire::Operation::GetLicense,
-        Operation::SuspendLicense => wire::Operation::SuspendLicense,
-        Operation::ReinstateLicense => wire::Operation::ReinstateLicense,
-        Operation::RevokeLicense => wire::Operation::RevokeLicense,
-        Operation::FreeSeat => wire::Operation::FreeSeat,
-        Operation::GetHistory => wire::Operation::GetHistory,
-        Operation::ListActivations => wire::Operation::ListActivations,
-        Operation::ExportSubject => wire::Operation::ExportSubject,
-    }
-}
-
-fn operation_from_wire(operation: wire::Operation) -> Option<Operation> {
-    match operation {
-        wire::Operation::Unspecified => None,
-        wire::Operation::IssueLicense => Some(Operation::IssueLicense),
-        wire::Operation::GetLicense => Some(Operation::GetLicense),
-        wire::Operation::SuspendLicense => Some(Operation::SuspendLicense),
-        wire::Operation::ReinstateLicense => Some(Operation::ReinstateLicense),
-        wire::Operation::RevokeLicense => Some(Operation::RevokeLicense),
-        wire::Operation::FreeSeat => Some(Operation::FreeSeat),
-        wire::Operation::GetHistory => Some(Operation::GetHistory),
-        wire::Operation::ListActivations => Some(Operation::ListActivations),
-        wire::Operation::ExportSubject => Some(Operation::ExportSubject),
-    }
-}
+same_names!(Purpose, AccessPurpose, CustomerSupport AccessRequest LicenseAdministration FraudPrevention);
+same_names!(
+    Operation, Operation,
+    IssueLicense GetLicense SuspendLicense ReinstateLicense RevokeLicense FreeSeat GetHistory
+    ListActivations ExportSubject OpenRequest GetRequest IssueVerificationCode VerifyIdentity
+    ExtendRequest ApproveRequest RefuseRequest FulfilRequest RectifySubject EraseSubject
+    SetRestriction
+);
+same_names!(RestrictionKind, RestrictionKind, Restriction LegalHold);
+same_names!(
+    RequestKind, RequestKind,
+    Access Rectification Erasure Restriction Objection Portability
+);
+same_names!(ErasureReason, ErasureReason, Request Rectification Retention);

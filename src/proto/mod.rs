@@ -16,6 +16,10 @@ pub mod events {
     include!(concat!(env!("OUT_DIR"), "/countersign.events.v1.debug.rs"));
 }
 
+/// The data category of each event type, as the options in `events.proto` name it.
+pub const EVENT_CATEGORIES: &[(u8, &str)] =
+    include!(concat!(env!("OUT_DIR"), "/event_categories.rs"));
+
 /// The domain of the reasons that errors carry.
 pub const ERROR_DOMAIN: &str = "countersign.v1";
 

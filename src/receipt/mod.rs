@@ -16,8 +16,8 @@ mod keys;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey};
-use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
+use serde::{Deserialize, Serialize};
 
 use crate::domain::SigningKeyId;
 
@@ -72,11 +72,34 @@ impl KeyRing {
     /// [`ReceiptError::UnknownKey`] where the ring does not hold the key, and
     /// [`ReceiptError::TooLong`] where the issuer's name is absurd.
     pub fn sign(&self, key: &SigningKeyId, claims: &Claims) -> Result<String, ReceiptError> {
+        let receipt = self.sign_as(TYPE, key, &claims.to_json()?)?;
+        if receipt.len() > MAX_BYTES { Err(ReceiptError::TooLong) } else { Ok(receipt) }
+    }
+
+    /// Signs another statement than a receipt with the current key. Its type tells it from a receipt
+    /// (RFC 8725 §3.11).
+    ///
+    /// # Errors
+    /// [`ReceiptError::Claims`] where the claims are no JSON.
+    pub fn sign_statement(
+        &self,
+        typ: &str,
+        claims: &impl Serialize,
+    ) -> Result<String, ReceiptError> {
+        let claims = serde_json::to_vec(claims).map_err(|_| ReceiptError::Claims)?;
+        self.sign_as(typ, &self.current(), &claims)
+    }
+
+    fn sign_as(
+        &self,
+        typ: &str,
+        key: &SigningKeyId,
+        claims: &[u8],
+    ) -> Result<String, ReceiptError> {
         let signing_key = self.find(key).ok_or(ReceiptError::UnknownKey)?;
         let kid = encode(key.as_bytes());
-        let header = format!(r#"{{"alg":"EdDSA","typ":"{TYPE}","kid":"{kid}"}}"#);
-        let receipt = compact(signing_key, header.as_bytes(), &claims.to_json()?);
-        if receipt.len() > MAX_BYTES { Err(ReceiptError::TooLong) } else { Ok(receipt) }
+        let header = format!(r#"{{"alg":"EdDSA","typ":"{typ}","kid":"{kid}"}}"#);
+        Ok(compact(signing_key, header.as_bytes(), claims))
     }
 }
 

@@ -18,7 +18,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::domain::{Email, LicenseKey, NORMALISER_VERSION};
+use crate::domain::{Actor, ActorTag, Email, LicenseKey, NORMALISER_VERSION};
 
 const RECORD_INFO: &[u8] = b"countersign/record/v1";
 
@@ -181,6 +181,11 @@ impl TagKey {
         let tag = self.tag(&[b"license key", &[0], &symbols]);
         symbols.zeroize();
         tag
+    }
+
+    /// The tag of a member of staff, which tells them from others and names nobody.
+    pub fn actor(&self, actor: &Actor) -> ActorTag {
+        ActorTag::from_bytes(self.tag(&[b"actor", &[0], actor.expose().as_bytes()]))
     }
 
     fn tag(&self, parts: &[&[u8]]) -> LookupTag {

@@ -5,14 +5,14 @@ use super::writer::{Granted, Request};
 use super::{Service, ServiceError};
 use crate::domain::{
     ActivationId, Binding, Email, Event, License, LicenseCommand, LicenseId, LicenseKey, Nonce,
-    Position, Rejection, Terms,
+    Position, Rejection, SubjectId, Terms,
 };
 use crate::receipt::{Claims, LicenseClaims, key_thumbprint};
 
 /// What an app sends to activate.
 pub struct Activate {
-    /// The address the license was bought with.
-    pub email: Email,
+    /// The address the license was bought with. `None`: the license belongs to nobody known.
+    pub email: Option<Email>,
     /// The license's key.
     pub key: LicenseKey,
     /// Picked once, repeated on retry.
@@ -65,7 +65,9 @@ impl Service {
         position: Position,
         stored: &Stored,
     ) -> Result<String, ServiceError> {
-        let Event::Activated { activation, signing_key, lease_until, at, .. } = stored.event else {
+        let (Event::Activated { activation, signing_key, lease_until, at, .. }
+        | Event::ActivationKept { activation, signing_key, lease_until, at, .. }) = stored.event
+        else {
             return Err(StoreError::Mismatch(position).into());
         };
         let claims = Claims {
@@ -86,15 +88,24 @@ impl Service {
         Ok(self.receipts.sign(&signing_key, &claims)?)
     }
 
-    /// The license that key and address belong to. Whatever does not match, the work is the same:
-    /// two tags, two lookups, one look into the views.
+    /// The license that key and address belong to. One of nobody known is used by its key alone.
+    /// Whatever does not match, the work is the same: two tags, two lookups, two looks into the views.
     fn licensed(&self, request: &Activate) -> Result<LicenseId, ServiceError> {
-        let subject = self.find_subject(&request.email);
+        let (vault, tag_key) = (&self.store.vault, self.store.vault.tag_key());
+        let email_tag = match &request.email {
+            Some(email) => tag_key.email(email),
+            // A tag that is nobody's.
+            None => tag_key.license_key(&request.key),
+        };
+        let subject = vault.subject_by_email(&email_tag);
         let license = self.find_license(&request.key);
         let nobodys = LicenseId::from_bytes([0; 16]);
         let view = self.store.views.license(license.unwrap_or(nobodys))?;
-        match (license, subject, view) {
-            (Ok(license), Ok(subject), Some(view)) if view.subject == subject => Ok(license),
+        let owner = view.map_or(SubjectId::from_bytes([0; 16]), |view| view.subject);
+        let belongs_to_nobody =
+            self.store.views.subject(owner)?.is_some_and(|owner| owner.email.is_none());
+        match (license, view) {
+            (Ok(license), Some(_)) if belongs_to_nobody || subject == Some(owner) => Ok(license),
             _ => Err(Rejection::LicenseNotFound.into()),
         }
     }

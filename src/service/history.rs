@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::erasure::subject_entries;
 use super::license::LicenseDetails;
 use super::store::{Store, StoreError};
 use super::{Service, ServiceError, Staff, reading};
@@ -9,12 +10,9 @@ use crate::domain::{
     ActivationId, Category, Email, LicenseId, LicenseKey, Operation, Position, Purpose, Rejection,
     SubjectId, Timestamp,
 };
-use crate::views::{Entry, ViewsError};
 
 /// How many activations of a license a history shows; the rest is listed in pages.
 const NEWEST: usize = 100;
-/// How many entries are read at a time.
-const ENTRIES: usize = 1000;
 
 /// Whose history.
 pub enum Person {
@@ -136,36 +134,6 @@ impl Activations {
             }
         }
         Ok(page)
-    }
-}
-
-/// All of a person's own entries.
-pub(super) fn subject_entries(
-    store: &Store,
-    subject: SubjectId,
-) -> Result<Vec<Entry>, ServiceError> {
-    all_entries(|from| store.views.subject_entries(subject, from, ENTRIES))
-}
-
-/// All of a license's entries.
-pub(super) fn license_entries(
-    store: &Store,
-    license: LicenseId,
-) -> Result<Vec<Entry>, ServiceError> {
-    all_entries(|from| store.views.license_entries(license, from, ENTRIES))
-}
-
-fn all_entries(
-    read: impl Fn(Position) -> Result<Vec<Entry>, ViewsError>,
-) -> Result<Vec<Entry>, ServiceError> {
-    let mut entries: Vec<Entry> = Vec::new();
-    loop {
-        let next = entries.last().map_or(Position::ZERO, |last| last.position.plus(1));
-        let page = read(next)?;
-        if page.is_empty() {
-            return Ok(entries);
-        }
-        entries.extend(page);
     }
 }
 

@@ -5,7 +5,7 @@ use super::writer::Request;
 use super::{Service, ServiceError, Staff};
 use crate::domain::{
     ActivationId, Category, Email, LicenseCommand, LicenseId, LicenseKey, Nonce, Operation,
-    Purpose, Rejection, Role, Status, SubjectId, Terms, Timestamp,
+    PersonName, Purpose, Rejection, Role, Status, SubjectId, Terms, Timestamp,
 };
 
 /// A license as staff see it.
@@ -28,13 +28,15 @@ impl Service {
         &self,
         staff: &Staff,
         email: Email,
+        name: Option<PersonName>,
         terms: Terms,
         nonce: Nonce,
     ) -> Result<LicenseDetails, ServiceError> {
+        self.names_allowed(name.as_ref())?;
         let license = LicenseId::derive(&nonce);
         let key = LicenseKey::generate(rand::random);
         let by = staff.administration(Operation::IssueLicense);
-        self.ask(Request::Issue { license, email, key, terms, by }).await?;
+        self.ask(Request::Issue { license, email, name, key, terms, by }).await?;
         self.details(license)
     }
 
@@ -89,10 +91,12 @@ impl Service {
     ) -> Result<LicenseDetails, ServiceError> {
         let known = self.store.views.activation(activation)?;
         let license = known.ok_or(Rejection::ActivationNotFound)?.license;
+        let view = self.store.views.license(license)?.ok_or(Rejection::ActivationNotFound)?;
         let by = match staff.role {
             Role::Issuer => staff.administration(Operation::FreeSeat),
             _ => staff.access(Purpose::CustomerSupport, Operation::FreeSeat),
         };
+        self.usable(view.subject, by.purpose)?;
         let command = LicenseCommand::Deactivate { activation, by: Some(by) };
         self.ask(Request::License(license, command)).await?;
         self.details(license)
@@ -103,7 +107,8 @@ impl Service {
         key: &LicenseKey,
         command: LicenseCommand,
     ) -> Result<LicenseDetails, ServiceError> {
-        let license = self.find_license(key)?;
+        let (license, subject) = self.owned(key)?;
+        self.usable(subject, Purpose::LicenseAdministration)?;
         self.ask(Request::License(license, command)).await?;
         self.details(license)
     }

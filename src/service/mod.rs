@@ -3,10 +3,12 @@
 
 pub mod activation;
 pub mod clock;
+mod erasure;
 pub mod history;
 pub mod keeper;
 pub mod license;
 pub mod privacy;
+pub mod requests;
 pub mod store;
 pub mod writer;
 
@@ -35,6 +37,7 @@ pub struct Service {
     receipts: KeyRing,
     receipt_keys: PublicKeys,
     settings: Settings,
+    codes: requests::Codes,
 }
 
 /// What the vendor decides.
@@ -43,8 +46,8 @@ pub struct Settings {
     pub issuer: String,
     /// How long the receipts of a product are good for; for ever where it is not named.
     pub leases: HashMap<Product, Duration>,
-    /// What exports state.
-    pub policy: Policy,
+    /// What may be done with personal data.
+    pub policy: Arc<Policy>,
 }
 
 /// A member of staff who calls.
@@ -58,7 +61,7 @@ pub struct Staff {
 
 impl Staff {
     fn access(&self, purpose: Purpose, operation: Operation) -> Access {
-        Access { actor: self.actor.clone(), role: self.role, purpose, operation }
+        Access { actor: self.actor.clone(), role: self.role, purpose, operation, request: None }
     }
 
     /// A change of a license is its own purpose.
@@ -90,7 +93,17 @@ pub enum ServiceError {
     Stopped,
     /// What is stored cannot be read. For the operator's log, not for the client.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            // It was there a moment ago.
+            StoreError::Erased(_) => Rejection::LicenseNotFound.into(),
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl From<ViewsError> for ServiceError {
@@ -130,7 +143,8 @@ impl Service {
         settings: Settings,
     ) -> Self {
         let receipt_keys = receipts.public();
-        Self { store, writer, clock, receipts, receipt_keys, settings }
+        let codes = requests::Codes::default();
+        Self { store, writer, clock, receipts, receipt_keys, settings, codes }
     }
 
     async fn ask(&self, request: Request) -> Result<Granted, ServiceError> {
@@ -152,8 +166,18 @@ impl Service {
         if !read.iter().all(|category| self.may_see(&access, *category)) {
             return Err(ServiceError::PurposeNotAllowed);
         }
+        self.usable(subject, access.purpose)?;
         let command = SubjectCommand::RecordAccess(access);
         self.ask(Request::Subject(subject, command)).await.map(drop)
+    }
+
+    /// Whether a person's data may be used for this purpose: under restriction it may for few.
+    fn usable(&self, subject: SubjectId, purpose: Purpose) -> Result<(), ServiceError> {
+        let restricted = self.store.views.subject(subject)?.is_some_and(|known| known.restricted);
+        if restricted && !self.settings.policy.restriction.purposes.contains(&purpose) {
+            return Err(Rejection::Restricted.into());
+        }
+        Ok(())
     }
 
     /// The license with this key.

@@ -1,41 +1,289 @@
-//! What a person may ask about their data.
+//! What is done with a person's data at their request, or by the policy: exported, put right, erased,
+//! restricted, swept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::history::{license_entries, subject_entries};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use serde::Serialize;
+
+use super::erasure::{expired_keys, positions, records_under};
+use super::requests::RequestDetails;
+use super::store::StoreError;
+use super::writer::Request;
 use super::{Service, ServiceError, Staff, reading};
-use crate::domain::{Category, Email, Operation, Position, Purpose, SubjectId};
+use crate::domain::{
+    Category, Email, ErasureId, Event, Operation, PersonName, Purpose, Rejection, RequestId,
+    RequestKind, RestrictionKind, SubjectCommand, SubjectId, Timestamp,
+};
 use crate::export::Document;
+use crate::log::codec;
+
+/// How long an erasure may wait for the next epoch.
+pub const FINAL_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long before that the vault moves to it.
+const MARGIN: Duration = Duration::from_secs(60 * 60);
+
+/// The type of the statement that something was erased.
+const CERTIFICATE_TYPE: &str = "erasure-certificate+jwt";
+
+/// How many persons are looked at between two pauses of a sweep.
+const SWEEP_PAGE: usize = 256;
+
+/// How many records of which kind of data.
+pub type Counts = BTreeMap<Category, u64>;
+
+/// Whose data is exported, and what for.
+pub enum Subject {
+    /// The person with this address.
+    Email(Email, Purpose),
+    /// Whoever made this request.
+    Request(RequestId),
+}
+
+/// What became of an erasure.
+pub struct ErasureDetails {
+    /// Its id.
+    pub id: ErasureId,
+    /// When the keys were destroyed.
+    pub erased_at: Timestamp,
+    /// When copies of the vault from before came to be of no use. `None`: not yet.
+    pub final_at: Option<Timestamp>,
+    /// What was erased.
+    pub records: Counts,
+    /// Once it is final: the statement that says so.
+    pub certificate: Option<String>,
+}
+
+/// What a certificate states. Nothing of it names a person.
+#[derive(Serialize)]
+struct Certificate<'a> {
+    iss: &'a str,
+    /// When it was final.
+    iat: i64,
+    /// The erasure.
+    jti: String,
+    /// When the keys were destroyed.
+    erased_at: i64,
+    /// Why.
+    reason: &'static str,
+    /// How many records of which category.
+    records: BTreeMap<&'static str, u64>,
+    /// The leaf hash of the record that says so.
+    record: String,
+}
+
+/// What a sweep erased, or would erase.
+#[derive(Default)]
+pub struct Swept {
+    /// Of how many persons.
+    pub subjects: u64,
+    /// What.
+    pub records: Counts,
+}
+
+/// Some persons of whom something can go.
+struct ExpiredPage {
+    expired: Vec<(SubjectId, Counts)>,
+    /// Where the next page begins.
+    next: Option<SubjectId>,
+}
 
 impl Service {
     /// All that is held about a person, as JSON. The read itself is in it.
     pub async fn export(
         self: &Arc<Self>,
         staff: &Staff,
-        email: &Email,
-        purpose: Purpose,
+        whose: Subject,
     ) -> Result<Vec<u8>, ServiceError> {
-        let subject = self.find_subject(email)?;
+        let (subject, access) = match whose {
+            Subject::Email(email, purpose) => {
+                if self.needs_approval(RequestKind::Access) {
+                    return Err(Rejection::ApprovalMissing.into());
+                }
+                (self.find_subject(&email)?, staff.access(purpose, Operation::ExportSubject))
+            }
+            Subject::Request(id) => {
+                let RequestDetails { request, needs_approval, .. } = self.request_details(id)?;
+                if !matches!(request.kind, RequestKind::Access | RequestKind::Portability) {
+                    return Err(Rejection::RequestOfOtherKind.into());
+                }
+                request.may_be_fulfilled(needs_approval)?;
+                (request.subject, self.by(staff, id, Operation::ExportSubject).access)
+            }
+        };
         let stored: Vec<Category> =
             self.settings.policy.categories.iter().map(|category| category.name).collect();
-        self.record(subject, staff.access(purpose, Operation::ExportSubject), &stored).await?;
+        self.record(subject, access, &stored).await?;
         let service = Arc::clone(self);
         reading(move || service.read_export(subject)).await
     }
 
     fn read_export(&self, subject: SubjectId) -> Result<Vec<u8>, ServiceError> {
-        let mut positions: Vec<Position> = Vec::new();
-        for entry in subject_entries(&self.store, subject)? {
-            positions.push(entry.position);
-            if let Some(license) = entry.issued {
-                let entries = license_entries(&self.store, license)?;
-                positions.extend(entries.iter().map(|entry| entry.position));
-            }
-        }
-        positions.sort_unstable();
-        let events = self.store.events(positions)?;
+        let events = self.store.events(positions(&self.store, subject)?)?;
         let events = events.iter().map(|(_, event)| event);
         let document = Document::new(events, &self.settings.policy, self.clock.now());
         serde_json::to_vec_pretty(&document).map_err(|_| ServiceError::Stopped)
     }
+
+    /// Puts address or name right, and fulfils the request for it.
+    pub async fn rectify(
+        &self,
+        staff: &Staff,
+        request: RequestId,
+        email: Option<Email>,
+        name: Option<PersonName>,
+    ) -> Result<RequestDetails, ServiceError> {
+        self.names_allowed(name.as_ref())?;
+        let subject = self.request_subject(request)?;
+        let by = self.by(staff, request, Operation::RectifySubject);
+        let erasure = ErasureId::from_bytes(rand::random());
+        let rectify = SubjectCommand::Rectify { request, erasure, email, name, by };
+        self.ask(Request::Subject(subject, rectify)).await?;
+        self.request_details(request)
+    }
+
+    pub(super) fn names_allowed(&self, name: Option<&PersonName>) -> Result<(), Rejection> {
+        let is_stored = self.settings.policy.category(Category::Name).is_some();
+        if name.is_none() || is_stored { Ok(()) } else { Err(Rejection::NamesOff) }
+    }
+
+    /// Erases all of a person's data, and fulfils the request for it. With `wait` it is final
+    /// afterwards.
+    pub async fn erase(
+        &self,
+        staff: &Staff,
+        request: RequestId,
+        keep_licenses: bool,
+        wait: bool,
+    ) -> Result<ErasureDetails, ServiceError> {
+        let subject = self.request_subject(request)?;
+        let by = self.by(staff, request, Operation::EraseSubject);
+        let erasure = ErasureId::from_bytes(rand::random());
+        let needs_approval = self.needs_approval(RequestKind::Erasure);
+        let erase = Request::Erase { subject, request, erasure, needs_approval, keep_licenses, by };
+        self.ask(erase).await?;
+        if wait {
+            match self.ask(Request::MoveEpoch).await {
+                // The answer says that it is not final.
+                Ok(_) | Err(ServiceError::Rejected(Rejection::MasterKeyFixed)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.erasure(erasure)
+    }
+
+    /// What became of an erasure.
+    pub fn erasure(&self, id: ErasureId) -> Result<ErasureDetails, ServiceError> {
+        let view = self.store.views.erasure(id)?.ok_or(Rejection::ErasureNotFound)?;
+        let position = view.erased.ok_or(Rejection::ErasureNotFound)?;
+        let stored = self.store.event(position)?;
+        let Event::DataErased { reason, records, at: erased_at, .. } = stored.event else {
+            return Err(StoreError::Mismatch(position).into());
+        };
+        let records = by_category(records);
+        let mut details =
+            ErasureDetails { id, erased_at, final_at: None, records, certificate: None };
+        if let Some(position) = view.is_final {
+            let final_at = self.store.event(position)?.event.at();
+            let counts = details.records.iter().map(|(category, count)| (category.name(), *count));
+            let certificate = Certificate {
+                iss: &self.settings.issuer,
+                iat: final_at.as_seconds(),
+                jti: BASE64URL.encode(id.as_bytes()),
+                erased_at: erased_at.as_seconds(),
+                reason: reason.name(),
+                records: counts.collect(),
+                record: BASE64URL.encode(stored.hash),
+            };
+            details.final_at = Some(final_at);
+            details.certificate =
+                Some(self.receipts.sign_statement(CERTIFICATE_TYPE, &certificate)?);
+        }
+        Ok(details)
+    }
+
+    /// Narrows what a person's data may be used for, or lifts that.
+    pub async fn restrict(
+        &self,
+        staff: &Staff,
+        email: &Email,
+        kind: RestrictionKind,
+        holds: bool,
+    ) -> Result<(), ServiceError> {
+        let subject = self.find_subject(email)?;
+        let by = staff.access(Purpose::AccessRequest, Operation::SetRestriction);
+        let restrict = SubjectCommand::Restrict { kind, holds, by };
+        self.ask(Request::Subject(subject, restrict)).await.map(drop)
+    }
+
+    /// Erases what was kept for as long as the policy says; or counts it only.
+    pub async fn sweep(self: &Arc<Self>, dry_run: bool) -> Result<Swept, ServiceError> {
+        let mut swept = Swept::default();
+        let mut next = Some(SubjectId::from_bytes([0; 16]));
+        while let Some(from) = next {
+            let service = Arc::clone(self);
+            let page = reading(move || service.read_expired(from)).await?;
+            next = page.next;
+            for (subject, records) in page.expired {
+                if !dry_run {
+                    let erasure = ErasureId::from_bytes(rand::random());
+                    let expire = SubjectCommand::Expire { erasure };
+                    match self.ask(Request::Subject(subject, expire)).await {
+                        // Whatever changed since is for the next sweep.
+                        Ok(_) | Err(ServiceError::Rejected(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                swept.subjects += 1;
+                for (category, count) in records {
+                    *swept.records.entry(category).or_default() += count;
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Looks through the persons from an id on.
+    fn read_expired(&self, from: SubjectId) -> Result<ExpiredPage, ServiceError> {
+        let now = self.clock.now();
+        let page = self.store.views.subjects(from, SWEEP_PAGE)?;
+        let next = page.last().filter(|_| page.len() == SWEEP_PAGE).and_then(SubjectId::next);
+        let mut expired = Vec::new();
+        for subject in page {
+            let keys = expired_keys(&self.store, &self.settings.policy, subject, now)?;
+            if !keys.is_empty() {
+                let records = records_under(&self.store, subject, &keys)?;
+                expired.push((subject, by_category(records)));
+            }
+        }
+        Ok(ExpiredPage { expired, next })
+    }
+
+    /// Moves the vault to a new epoch where an erasure has waited for nearly as long as it may.
+    pub async fn finish_erasures(&self) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        for id in self.store.views.pending_erasures()? {
+            let Some(position) = self.store.views.erasure(id)?.and_then(|view| view.erased) else {
+                continue;
+            };
+            let erased_at = self.store.event(position)?.event.at();
+            if erased_at.plus(FINAL_WITHIN.saturating_sub(MARGIN)) <= now {
+                return self.ask(Request::MoveEpoch).await.map(drop);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn by_category(records: Vec<(u8, u64)>) -> Counts {
+    let mut counts = Counts::new();
+    for (event_type, count) in records {
+        if let Some(category) = codec::category(event_type) {
+            *counts.entry(category).or_default() += count;
+        }
+    }
+    counts
 }

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::domain::{
-    Email, Event, License, LicenseId, LicenseKey, Position, SubjectId, Terms, Timestamp,
+    Email, Event, License, LicenseId, LicenseKey, PersonName, Position, PrivacyRequest, Progress,
+    RequestId, SubjectId, Terms, Timestamp,
 };
 use crate::log::codec::{self, DecodeError};
-use crate::log::record::{self, KeySlot, RecordHash};
+use crate::log::record::{self, Header, KeySlot, RecordHash};
 use crate::log::{Log, LogError, PAGE};
 use crate::seal::{DataKey, OpenError, RecordKey};
-use crate::vault::{KeyName, Vault, VaultError};
-use crate::views::{LicenseView, Views, ViewsError};
+use crate::vault::{KeyName, SlotState, Vault, VaultError};
+use crate::views::{Checkpoint, LicenseView, RequestView, Views, ViewsError};
 
 /// What is stored cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum StoreError {
     /// The views.
     #[error("{0}; check the disk, and they are rebuilt at the next start")]
     Views(#[from] ViewsError),
+    /// Its key was destroyed.
+    #[error("the event at position {0} was erased")]
+    Erased(Position),
     /// A record does not open.
     #[error("the record at position {0} was {1}; restore log and vault from one backup")]
     Sealed(Position, OpenError),
@@ -67,9 +71,28 @@ pub struct Issued {
 impl Store {
     /// The event at a position.
     pub fn event(&self, position: Position) -> Result<Stored, StoreError> {
-        let page = self.log.read(position, 1)?;
-        let bytes = page.first().ok_or(LogError::Gap(position))?;
-        Reader::new(self.vault.as_ref()).read(position, bytes)
+        let bytes = self.record(position)?;
+        let event = Reader::new(self.vault.as_ref()).read(position, &bytes)?;
+        Ok(Stored { event: event.ok_or(StoreError::Erased(position))?, hash: record::hash(&bytes) })
+    }
+
+    fn record(&self, position: Position) -> Result<Vec<u8>, LogError> {
+        self.log.read(position, 1)?.pop().ok_or(LogError::Gap(position))
+    }
+
+    /// What of the record at a position is not sealed.
+    pub(super) fn header(&self, position: Position) -> Result<Header, LogError> {
+        let bytes = self.record(position)?;
+        let (header, _) =
+            record::decode(&bytes, position).map_err(|error| LogError::Damaged(position, error))?;
+        Ok(header)
+    }
+
+    /// Whether the key of the record at a position was destroyed.
+    pub(super) fn is_erased(&self, position: Position) -> Result<bool, ViewsError> {
+        let header = self.header(position);
+        let header = header.map_err(|error| ViewsError::Damaged(error.to_string()))?;
+        Ok(self.vault.state(header.slot) == SlotState::Destroyed)
     }
 
     /// Events at many positions.
@@ -79,9 +102,8 @@ impl Store {
     ) -> Result<Vec<(Position, Event)>, StoreError> {
         let mut reader = Reader::new(self.vault.as_ref());
         let read = |position| {
-            let page = self.log.read(position, 1)?;
-            let bytes = page.first().ok_or(LogError::Gap(position))?;
-            Ok((position, reader.read(position, bytes)?.event))
+            let event = reader.read(position, &self.record(position)?)?;
+            Ok((position, event.ok_or(StoreError::Erased(position))?))
         };
         positions.into_iter().map(read).collect()
     }
@@ -89,7 +111,8 @@ impl Store {
     /// How a license was issued.
     pub fn issued(&self, license: &LicenseView) -> Result<Issued, StoreError> {
         match self.event(license.issued)?.event {
-            Event::LicenseIssued { key, terms, at, .. } => Ok(Issued { key, terms, at }),
+            Event::LicenseIssued { key, terms, at, .. }
+            | Event::LicenseKept { key, terms, at, .. } => Ok(Issued { key, terms, at }),
             _ => Err(StoreError::Mismatch(license.issued)),
         }
     }
@@ -102,13 +125,45 @@ impl Store {
         Ok(Some(License { subject, terms, status, used, issued }))
     }
 
-    /// A person's address.
+    /// A person's address, if they have one.
     pub fn email(&self, id: SubjectId) -> Result<Option<Email>, StoreError> {
-        let Some(subject) = self.views.subject(id)? else { return Ok(None) };
-        match self.event(subject.registered)?.event {
-            Event::SubjectRegistered { email, .. } => Ok(Some(email)),
-            _ => Err(StoreError::Mismatch(subject.registered)),
+        let Some(at) = self.views.subject(id)?.and_then(|subject| subject.email) else {
+            return Ok(None);
+        };
+        match self.event(at)?.event {
+            Event::SubjectRegistered { email, .. } | Event::EmailRecorded { email, .. } => {
+                Ok(Some(email))
+            }
+            _ => Err(StoreError::Mismatch(at)),
         }
+    }
+
+    /// A person's name, if it is known.
+    pub fn name(&self, id: SubjectId) -> Result<Option<PersonName>, StoreError> {
+        let Some(at) = self.views.subject(id)?.and_then(|subject| subject.name) else {
+            return Ok(None);
+        };
+        match self.event(at)?.event {
+            Event::NameRecorded { name, .. } => Ok(Some(name)),
+            _ => Err(StoreError::Mismatch(at)),
+        }
+    }
+
+    /// What the rules need to know of a request.
+    pub fn request(&self, id: RequestId) -> Result<Option<PrivacyRequest>, StoreError> {
+        let Some(view) = self.views.request(id)? else { return Ok(None) };
+        let RequestView { subject, opened, steps, exported } = view;
+        let Event::RequestOpened { kind, received_at, by, .. } = self.event(opened)?.event else {
+            return Err(StoreError::Mismatch(opened));
+        };
+        let mut progress = Progress { exported, ..Progress::default() };
+        for position in steps {
+            let Event::RequestStepped { step, .. } = self.event(position)?.event else {
+                return Err(StoreError::Mismatch(position));
+            };
+            progress.step(&step);
+        }
+        Ok(Some(PrivacyRequest { subject, kind, received_at, opened_by: by, opened, progress }))
     }
 
     /// Brings the views up to the log. `progress` is told each position.
@@ -118,14 +173,16 @@ impl Store {
         loop {
             let page = self.log.read(next, PAGE)?;
             let mut events = Vec::with_capacity(page.len());
-            let mut last = RecordHash::default();
             for bytes in &page {
-                let stored = reader.read(next, bytes)?;
-                events.push((next, stored.event));
-                last = stored.hash;
+                // What was erased is as if it had never been there.
+                events.extend(reader.read(next, bytes)?.map(|event| (next, event)));
                 next = next.plus(1);
             }
-            self.views.apply(events.iter().map(|(position, event)| (*position, event)), last)?;
+            if let Some(last) = page.last() {
+                let events = events.iter().map(|(position, event)| (*position, event));
+                let end = Checkpoint { next, last: record::hash(last) };
+                self.views.apply(events, end, &|position| self.is_erased(position))?;
+            }
             progress(next);
             if page.len() < PAGE {
                 return Ok(());
@@ -156,7 +213,8 @@ impl<'a> Reader<'a> {
         Self { vault, keys: HashMap::new() }
     }
 
-    fn read(&mut self, position: Position, bytes: &[u8]) -> Result<Stored, StoreError> {
+    /// The event in a record; `None`: it was erased.
+    fn read(&mut self, position: Position, bytes: &[u8]) -> Result<Option<Event>, StoreError> {
         let (header, sealed) =
             record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
         if self.keys.len() >= KEYS_KEPT {
@@ -164,30 +222,47 @@ impl<'a> Reader<'a> {
         }
         let key = match self.keys.entry(header.slot) {
             std::collections::hash_map::Entry::Occupied(key) => key.into_mut(),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(self.vault.key(header.slot)?)
-            }
+            std::collections::hash_map::Entry::Vacant(place) => match self.vault.key(header.slot) {
+                Ok(key) => place.insert(key),
+                Err(VaultError::Destroyed(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            },
         };
         let plaintext = RecordKey::derive(key, &header.id)
             .open(sealed, &header.to_bytes(), &header.commitment)
             .map_err(|error| StoreError::Sealed(position, error))?;
-        let event =
-            codec::decode(&plaintext).map_err(|error| StoreError::Event(position, error))?;
-        Ok(Stored { event, hash: record::hash(bytes) })
+        let event = codec::decode(&plaintext);
+        event.map(Some).map_err(|error| StoreError::Event(position, error))
     }
 }
 
-/// The key that an event is sealed under. `subject` is whose license it is about.
-pub(super) fn key_name(event: &Event, subject: SubjectId) -> KeyName {
-    match event {
-        Event::SubjectRegistered { subject, .. } => KeyName::Identity(*subject),
+/// The key that an event is sealed under; `owner` tells whose a license is. `None`: it is about a
+/// license that nobody has.
+pub(super) fn key_name(
+    event: &Event,
+    owner: impl Fn(LicenseId) -> Option<SubjectId>,
+) -> Option<KeyName> {
+    Some(match event {
+        Event::SubjectRegistered { subject, .. } | Event::EmailRecorded { subject, .. } => {
+            KeyName::Identity(*subject)
+        }
+        Event::NameRecorded { subject, .. } => KeyName::Name(*subject),
         Event::LicenseIssued { license, .. }
+        | Event::LicenseKept { license, .. }
         | Event::LicenseSuspended { license, .. }
         | Event::LicenseReinstated { license, .. }
         | Event::LicenseRevoked { license, .. } => KeyName::License(*license),
-        Event::Activated { at, .. } | Event::Deactivated { at, .. } => {
-            KeyName::Activations(subject, at.year())
+        Event::Activated { license, at, .. }
+        | Event::Deactivated { license, at, .. }
+        | Event::ActivationKept { license, at, .. } => {
+            KeyName::Activations(owner(*license)?, at.year())
         }
-        Event::AccessRecorded { subject, at, .. } => KeyName::Access(*subject, at.year()),
-    }
+        Event::AccessRecorded { subject, at, .. }
+        | Event::RestrictionChanged { subject, at, .. }
+        | Event::RequestOpened { subject, at, .. }
+        | Event::RequestStepped { subject, at, .. } => KeyName::Access(*subject, at.year()),
+        Event::ErasureBegun { .. } | Event::DataErased { .. } | Event::EpochMoved { .. } => {
+            KeyName::System
+        }
+    })
 }

@@ -5,6 +5,9 @@
 //! them as one batch, and answers everybody once that is durable. A batch without events costs no
 //! disk access.
 //!
+//! An erasure has a batch of its own: that it begins is durable first, then the keys are destroyed,
+//! then that they are is recorded. One that was interrupted is carried to its end at the next start.
+//!
 //! After a failed write or sync nothing is known about the disk: the writer answers nobody any more,
 //! stops, and the process ends. What was not acknowledged may or may not have happened; a retry
 //! tells.
@@ -18,17 +21,20 @@ use rand::CryptoRng;
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
+use super::erasure;
 use super::store::{Store, StoreError, Stored, key_name};
 use crate::domain::{
-    Access, Activation, Command, Email, Event, Issue, License, LicenseCommand, LicenseId,
-    LicenseKey, Position, Rejection, State, SubjectCommand, SubjectId, Terms, Timestamp, decide,
-    evolve,
+    Access, Activation, By, Command, Email, ErasureId, ErasureReason, Event, Issue, License,
+    LicenseCommand, LicenseId, LicenseKey, PersonName, Position, Rejection, RequestId, State,
+    SubjectCommand, SubjectId, Terms, Timestamp, decide, evolve,
 };
 use crate::log::record::{self, Header, KeySlot, RecordHash};
 use crate::log::tree::CompactRange;
 use crate::log::{Append, LogError, codec};
+use crate::policy::Policy;
 use crate::seal::{DataKey, LookupTag, RecordId, RecordKey, TooLong};
-use crate::vault::{KeyName, NewKey};
+use crate::vault::{KeyName, NewKey, VaultError};
+use crate::views::Checkpoint;
 
 /// The most requests that one batch answers. Beyond a few hundred a larger batch saves nothing: the
 /// sync is shared already, and the first in it would wait for the last.
@@ -49,6 +55,8 @@ pub enum Request {
         license: LicenseId,
         /// To whom.
         email: Email,
+        /// Their name, for those whose name is not known yet.
+        name: Option<PersonName>,
         /// The key it gets.
         key: LicenseKey,
         /// What it grants.
@@ -60,6 +68,36 @@ pub enum Request {
     License(LicenseId, LicenseCommand),
     /// Do this with a person's record.
     Subject(SubjectId, SubjectCommand),
+    /// Erase all of a person's data.
+    Erase {
+        /// Whose.
+        subject: SubjectId,
+        /// Their request for it.
+        request: RequestId,
+        /// A fresh id.
+        erasure: ErasureId,
+        /// Whether it takes a second member of staff.
+        needs_approval: bool,
+        /// Whether their licenses live on, with nobody known.
+        keep_licenses: bool,
+        /// Who erases.
+        by: By,
+    },
+    /// Move the vault to a new epoch, so that what is erased is final.
+    MoveEpoch,
+}
+
+impl Request {
+    /// Whether it has a batch of its own.
+    fn is_alone(&self) -> bool {
+        match self {
+            Self::Erase { .. } | Self::MoveEpoch => true,
+            Self::Subject(_, command) => {
+                matches!(command, SubjectCommand::Rectify { .. } | SubjectCommand::Expire { .. })
+            }
+            Self::Issue { .. } | Self::License(..) => false,
+        }
+    }
 }
 
 /// What a granted request led to. All of it is durable.
@@ -141,6 +179,8 @@ pub struct Parts {
     pub rng: Box<dyn CryptoRng + Send>,
     /// How many requests may wait.
     pub queue: usize,
+    /// For how long data is kept.
+    pub policy: Arc<Policy>,
 }
 
 /// Starts the writer on a thread of its own. It stops when the last handle is gone and everything
@@ -155,6 +195,7 @@ pub fn spawn(parts: Parts) -> std::io::Result<(WriterHandle, Stopped)> {
         tree: parts.tree,
         clock: parts.clock,
         rng: parts.rng,
+        policy: parts.policy,
         state: State::default(),
     };
     thread::Builder::new().name("writer".to_owned()).spawn(move || {
@@ -171,6 +212,7 @@ struct Writer {
     tree: Arc<Mutex<CompactRange>>,
     clock: Arc<dyn Clock>,
     rng: Box<dyn CryptoRng + Send>,
+    policy: Arc<Policy>,
     /// The next position.
     head: Position,
     /// Part of the views, as of `head`.
@@ -193,6 +235,13 @@ struct Planned {
     key: NewKey,
 }
 
+impl Planned {
+    /// Whether the key must be a fresh one: what it replaces is destroyed.
+    fn replaces(&self) -> bool {
+        matches!(self.event, Event::EmailRecorded { .. } | Event::NameRecorded { .. })
+    }
+}
+
 struct Decision {
     /// How many events.
     events: usize,
@@ -202,6 +251,7 @@ struct Decision {
 
 impl Writer {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<(), WriterError> {
+        self.recover()?;
         let mut jobs = Vec::with_capacity(BATCH);
         let mut answered = 0;
         while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
@@ -215,18 +265,104 @@ impl Writer {
             }
             answered = jobs.len();
             // On an error `jobs` and `queue` are dropped: everyone who waits learns that it stopped.
-            let answers = self.commit(&jobs).inspect_err(|error| {
-                if let WriterError::Store(StoreError::Views(_)) = error {
-                    // Where this fails too, they will not open either.
-                    let _ = self.store.views.distrust();
-                }
-            })?;
+            let mut answers = Vec::with_capacity(jobs.len());
+            let shares = |a: &Job, b: &Job| !a.request.is_alone() && !b.request.is_alone();
+            for batch in jobs.chunk_by(shares) {
+                answers.extend(self.answer(batch).inspect_err(|error| {
+                    if let WriterError::Store(StoreError::Views(_)) = error {
+                        // Where this fails too, they will not open either.
+                        let _ = self.store.views.distrust();
+                    }
+                })?);
+            }
             for (job, answer) in jobs.drain(..).zip(answers) {
                 // The client may be gone.
                 let _ = job.answer.send(answer);
             }
         }
         Ok(())
+    }
+
+    fn answer(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, WriterError> {
+        if let [Job { request: Request::MoveEpoch, .. }] = jobs {
+            return Ok(vec![self.move_epoch()?]);
+        }
+        let answers = self.commit(jobs)?;
+        for stored in answers.iter().flatten().flat_map(|granted| &granted.events) {
+            if let Event::ErasureBegun { erasure, subject, reason, .. } = stored.event {
+                self.finish_erasure(erasure, subject, reason)?;
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Carries to its end what the last process began.
+    fn recover(&mut self) -> Result<(), WriterError> {
+        let store = Arc::clone(&self.store);
+        let views = &store.views;
+        for erasure in views.pending_erasures().map_err(StoreError::from)? {
+            let Some(view) = views.erasure(erasure).map_err(StoreError::from)? else { continue };
+            if view.erased.is_none() {
+                let Event::ErasureBegun { reason, .. } = store.event(view.begun)?.event else {
+                    return Err(StoreError::Mismatch(view.begun).into());
+                };
+                self.finish_erasure(erasure, view.subject, reason)?;
+            }
+        }
+        if store.vault.epoch() > views.epoch().map_err(StoreError::from)? {
+            self.epoch_moved()?;
+        }
+        Ok(())
+    }
+
+    /// Destroys the keys, and records that they are.
+    fn finish_erasure(
+        &mut self,
+        erasure: ErasureId,
+        subject: SubjectId,
+        reason: ErasureReason,
+    ) -> Result<(), WriterError> {
+        let now = self.clock.now();
+        let store = Arc::clone(&self.store);
+        let keys = match reason {
+            ErasureReason::Request => erasure::all_keys(&store, subject)?,
+            ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
+            ErasureReason::Retention => erasure::expired_keys(&store, &self.policy, subject, now)?,
+        };
+        let records = erasure::records_under(&store, subject, &keys)?;
+        store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
+        self.state = State::default();
+        let epoch = store.vault.epoch();
+        self.record(&Event::DataErased { erasure, subject, reason, records, epoch, at: now })
+    }
+
+    fn move_epoch(&mut self) -> Result<Answer, WriterError> {
+        match self.store.vault.move_epoch(&mut *self.rng) {
+            Ok(()) => {}
+            Err(VaultError::FixedMasterKey) => return Ok(Err(Rejection::MasterKeyFixed)),
+            Err(error) => return Err(StoreError::from(error).into()),
+        }
+        self.epoch_moved()?;
+        Ok(Ok(Granted { events: Vec::new(), license: None, activation: None }))
+    }
+
+    fn epoch_moved(&mut self) -> Result<(), WriterError> {
+        let (epoch, at) = (self.store.vault.epoch(), self.clock.now());
+        self.record(&Event::EpochMoved { epoch, at })
+    }
+
+    /// Appends an event that nobody asked for.
+    fn record(&mut self, event: &Event) -> Result<(), WriterError> {
+        loop {
+            let key = NewKey { name: KeyName::System, tag: None };
+            let plan =
+                Plan { events: vec![Planned { event: event.clone(), key }], ..Plan::default() };
+            let records = self.seal(&plan.events)?;
+            if self.append(&records)? {
+                return self.publish(plan, &records).map(drop);
+            }
+            self.catch_up()?;
+        }
     }
 
     /// Decides and appends until no other writer gets in between.
@@ -260,21 +396,9 @@ impl Writer {
         now: Timestamp,
         plan: &mut Plan,
     ) -> Result<Result<Decision, Rejection>, WriterError> {
-        let tag_key = self.store.vault.tag_key();
-        let mut tags = None;
-        let command = match request {
-            Request::Issue { license, email, key, terms, by } => {
-                let email_tag = tag_key.email(email);
-                tags = Some((email_tag, tag_key.license_key(key)));
-                let known = self.store.vault.subject_by_email(&email_tag);
-                let subject = known.or_else(|| plan.new_subjects.get(&email_tag).copied());
-                let subject = subject.unwrap_or_else(|| self.new_subject());
-                let (email, key, by) = (email.clone(), key.clone(), by.clone());
-                let issue = Issue { subject, email, key, terms: terms.clone(), by };
-                Command::License(*license, LicenseCommand::Issue(issue))
-            }
-            Request::License(license, command) => Command::License(*license, command.clone()),
-            Request::Subject(subject, command) => Command::Subject(*subject, command.clone()),
+        let command = match self.command(request, now, plan)? {
+            Ok(command) => command,
+            Err(rejection) => return Ok(Err(rejection)),
         };
         self.load(&command)?;
         let events = match decide(&self.state, &command, now) {
@@ -285,15 +409,21 @@ impl Writer {
         for event in events {
             let position = self.head.plus(plan.events.len() as u64);
             evolve(&mut self.state, position, &event);
-            let tag = match (&event, tags) {
-                (Event::SubjectRegistered { subject, .. }, Some((email, _))) => {
-                    plan.new_subjects.insert(email, *subject);
-                    Some(email)
+            let tag_key = self.store.vault.tag_key();
+            let tag = match &event {
+                Event::SubjectRegistered { subject, email, .. } => {
+                    let tag = tag_key.email(email);
+                    plan.new_subjects.insert(tag, *subject);
+                    Some(tag)
                 }
-                (Event::LicenseIssued { .. }, Some((_, key))) => Some(key),
+                Event::EmailRecorded { email, .. } => Some(tag_key.email(email)),
+                Event::LicenseIssued { key, .. } | Event::LicenseKept { key, .. } => {
+                    Some(tag_key.license_key(key))
+                }
                 _ => None,
             };
-            let name = key_name(&event, self.owner(&command));
+            let owner = |license| self.state.licenses.get(&license).map(|license| license.subject);
+            let name = key_name(&event, owner).ok_or(StoreError::Mismatch(position))?;
             plan.events.push(Planned { event, key: NewKey { name, tag } });
         }
         Ok(Ok(Decision {
@@ -301,6 +431,51 @@ impl Writer {
             license: self.license(&command).cloned(),
             activation: named_activation(&command)
                 .and_then(|activation| self.state.activations.get(&activation).copied()),
+        }))
+    }
+
+    /// What is asked for, in the words of the rules.
+    fn command(
+        &mut self,
+        request: &Request,
+        now: Timestamp,
+        plan: &Plan,
+    ) -> Result<Result<Command, Rejection>, WriterError> {
+        let tag_key = self.store.vault.tag_key();
+        Ok(Ok(match request {
+            Request::Issue { license, email, name, key, terms, by } => {
+                let email_tag = tag_key.email(email);
+                let known = self.store.vault.subject_by_email(&email_tag);
+                let subject = known.or_else(|| plan.new_subjects.get(&email_tag).copied());
+                let subject = subject.unwrap_or_else(|| self.new_subject());
+                let (email, name, key) = (email.clone(), name.clone(), key.clone());
+                let (terms, by) = (terms.clone(), by.clone());
+                let issue = Issue { subject, email, name, key, terms, by };
+                Command::License(*license, LicenseCommand::Issue(issue))
+            }
+            Request::License(license, command) => Command::License(*license, command.clone()),
+            Request::Subject(subject, command) => {
+                if let SubjectCommand::Rectify { email: Some(email), .. } = command {
+                    let owner = self.store.vault.subject_by_email(&tag_key.email(email));
+                    if owner.is_some_and(|owner| owner != *subject) {
+                        return Ok(Err(Rejection::EmailTaken));
+                    }
+                }
+                Command::Subject(*subject, command.clone())
+            }
+            Request::Erase { subject, request, erasure, needs_approval, keep_licenses, by } => {
+                let keep = if *keep_licenses {
+                    erasure::kept_licenses(&self.store, *subject, now, &mut *self.rng)?
+                } else {
+                    Vec::new()
+                };
+                let (request, erasure, needs_approval) = (*request, *erasure, *needs_approval);
+                let by = by.clone();
+                let erase = SubjectCommand::Erase { request, erasure, needs_approval, keep, by };
+                Command::Subject(*subject, erase)
+            }
+            // It has a batch of its own, and no rule.
+            Request::MoveEpoch => return Ok(Err(Rejection::MasterKeyFixed)),
         }))
     }
 
@@ -324,6 +499,12 @@ impl Writer {
         {
             state.subjects.insert(subject, known);
         }
+        if let Some(request) = named_request(command)
+            && !state.requests.contains_key(&request)
+            && let Some(known) = store.request(request)?
+        {
+            state.requests.insert(request, known);
+        }
         if let Some(activation) = named_activation(command)
             && !state.activations.contains_key(&activation)
             && let Some(known) = store.views.activation(activation)?
@@ -340,18 +521,6 @@ impl Writer {
         }
     }
 
-    /// Whose data the command's events are.
-    fn owner(&self, command: &Command) -> SubjectId {
-        match command {
-            Command::License(_, LicenseCommand::Issue(issue)) => issue.subject,
-            Command::License(id, _) => match self.state.licenses.get(id) {
-                Some(license) => license.subject,
-                None => SubjectId::from_bytes([0; 16]),
-            },
-            Command::Subject(subject, _) => *subject,
-        }
-    }
-
     fn new_subject(&mut self) -> SubjectId {
         let mut bytes = [0; 16];
         self.rng.fill_bytes(&mut bytes);
@@ -362,11 +531,13 @@ impl Writer {
     fn seal(&mut self, events: &[Planned]) -> Result<Vec<Vec<u8>>, WriterError> {
         let mut slots: HashMap<KeyName, KeySlot> = HashMap::new();
         let mut new: Vec<NewKey> = Vec::new();
-        for Planned { key, .. } in events {
+        for planned in events {
+            let key = &planned.key;
             if slots.contains_key(&key.name) {
                 continue;
             }
-            if let Some(slot) = self.store.vault.find(&key.name) {
+            let known = self.store.vault.find(&key.name).filter(|_| !planned.replaces());
+            if let Some(slot) = known {
                 slots.insert(key.name, slot);
             } else if !new.iter().any(|other| other.name == key.name) {
                 new.push(*key);
@@ -390,6 +561,7 @@ impl Writer {
             self.rng.fill_bytes(&mut id);
             let record_key = RecordKey::derive(data_key, &id);
             let (event_type, plaintext) = codec::encode(event);
+            debug_assert_eq!(key.name.category(), codec::category(event_type));
             let commitment = *record_key.commitment();
             let position = Position(position);
             let header = Header { event_type, position, slot, id, commitment };
@@ -440,8 +612,11 @@ impl Writer {
             drop(tree);
             let events = plan.events.iter().map(|planned| &planned.event);
             let events = (self.head.0..).map(Position).zip(events);
-            self.store.views.apply(events, last).map_err(StoreError::from)?;
-            self.head = self.head.plus(records.len() as u64);
+            let next = self.head.plus(records.len() as u64);
+            let is_erased = |position| self.store.is_erased(position);
+            let views = &self.store.views;
+            views.apply(events, Checkpoint { next, last }, &is_erased).map_err(StoreError::from)?;
+            self.head = next;
         }
         let mut stored = plan
             .events
@@ -464,6 +639,19 @@ fn named_activation(command: &Command) -> Option<crate::domain::ActivationId> {
             LicenseCommand::Activate { activation, .. }
             | LicenseCommand::Deactivate { activation, .. },
         ) => Some(*activation),
+        _ => None,
+    }
+}
+
+fn named_request(command: &Command) -> Option<RequestId> {
+    match command {
+        Command::Subject(
+            _,
+            SubjectCommand::Step { request, .. }
+            | SubjectCommand::Rectify { request, .. }
+            | SubjectCommand::Erase { request, .. },
+        ) => Some(*request),
+        Command::Subject(_, SubjectCommand::RecordAccess(access)) => access.request,
         _ => None,
     }
 }

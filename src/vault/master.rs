@@ -1,5 +1,13 @@
 //! The master key: what the vault's slots are wrapped under. It lies outside the data directory, so
 //! that a copy of the directory alone opens nothing.
+//!
+//! The vault moves to a new master key from time to time, and the old one is overwritten. In between
+//! the new one lies beside the old: which of the two holds is told by the vault's epoch.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -15,26 +23,57 @@ pub struct MasterKey {
     pub(super) key: Zeroizing<[u8; 32]>,
 }
 
-/// Why a text is no master key. Holds nothing of the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no master key: expected one line, {PREFIX}:<epoch>:<43 characters of base64>")]
-pub struct MasterKeyError;
+/// Why there is no master key. Holds nothing of the file's text.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterKeyError {
+    /// Not of the form.
+    #[error("is no master key: expected one line, {PREFIX}:<epoch>:<43 characters of base64>")]
+    Form,
+    /// The file cannot be read or written.
+    #[error(
+        "the master key {} cannot be read or written: {error}; put it back, nothing opens without it",
+        path.display()
+    )]
+    Io {
+        /// Where it should be.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// The file holds something else.
+    #[error("{} {form}", path.display())]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        form: Box<MasterKeyError>,
+    },
+    /// Others may read it.
+    #[error("{} can be read by others; `chmod 600` it, and move to a new epoch if they are not trusted", .0.display())]
+    Exposed(PathBuf),
+}
 
 impl MasterKey {
     /// A fresh key of the first epoch.
     pub fn generate(rng: &mut dyn CryptoRng) -> Self {
+        Self::of_epoch(1, rng)
+    }
+
+    /// A fresh key of an epoch.
+    pub(super) fn of_epoch(epoch: u32, rng: &mut dyn CryptoRng) -> Self {
         let mut key = Zeroizing::new([0; 32]);
         rng.fill_bytes(key.as_mut());
-        Self { epoch: 1, key }
+        Self { epoch, key }
     }
 
     /// Reads the form that [`MasterKey::expose`] writes.
     pub fn parse(text: &str) -> Result<Self, MasterKeyError> {
         let rest = text.trim().strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(':'));
-        let (epoch, encoded) = rest.and_then(|rest| rest.split_once(':')).ok_or(MasterKeyError)?;
-        let epoch = epoch.parse().map_err(|_| MasterKeyError)?;
-        let bytes = Zeroizing::new(BASE64.decode(encoded).map_err(|_| MasterKeyError)?);
-        let key = bytes.as_slice().try_into().map_err(|_| MasterKeyError)?;
+        let parts = rest.and_then(|rest| rest.split_once(':'));
+        let (epoch, encoded) = parts.ok_or(MasterKeyError::Form)?;
+        let epoch = epoch.parse().map_err(|_| MasterKeyError::Form)?;
+        let bytes = Zeroizing::new(BASE64.decode(encoded).map_err(|_| MasterKeyError::Form)?);
+        let key = bytes.as_slice().try_into().map_err(|_| MasterKeyError::Form)?;
         Ok(Self { epoch, key: Zeroizing::new(key) })
     }
 
@@ -43,6 +82,110 @@ impl MasterKey {
         let encoded = Zeroizing::new(BASE64.encode(self.key.as_ref()));
         Zeroizing::new(format!("{PREFIX}:{}:{}\n", self.epoch, *encoded))
     }
+}
+
+/// Where the master key lies.
+#[derive(Debug, Clone)]
+pub struct KeyFile {
+    path: PathBuf,
+    is_credential: bool,
+}
+
+impl KeyFile {
+    /// A file that is ours.
+    pub fn file(path: &Path) -> Self {
+        Self { path: path.to_owned(), is_credential: false }
+    }
+
+    /// A credential that the system gives us, and that we cannot replace.
+    pub fn credential(path: &Path) -> Self {
+        Self { path: path.to_owned(), is_credential: true }
+    }
+
+    /// Whether a new master key can be put in its place.
+    pub(super) fn can_be_replaced(&self) -> bool {
+        !self.is_credential
+    }
+
+    /// The key for a vault of this epoch. A move to a new key that was interrupted is carried to its
+    /// end where the vault has made it, and undone where it has not.
+    pub(super) fn resolve(&self, epoch: u32) -> Result<MasterKey, MasterKeyError> {
+        let next = self.next();
+        if self.can_be_replaced() && next.exists() {
+            let staged = read(&next, true);
+            if staged.as_ref().is_ok_and(|key| key.epoch == epoch) {
+                self.commit()?;
+            } else {
+                overwrite(&next).map_err(|error| MasterKeyError::Io { path: next, error })?;
+            }
+        }
+        // Who reads a credential is the system's affair, and its mode does not tell.
+        read(&self.path, !self.is_credential)
+    }
+
+    /// Puts the next key beside the one that holds, durably.
+    pub(super) fn stage(&self, key: &MasterKey) -> Result<(), MasterKeyError> {
+        let next = self.next();
+        let stage = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&next)?;
+            file.write_all(key.expose().as_bytes())?;
+            file.sync_all()?;
+            sync_parent(&next)
+        };
+        stage().map_err(|error| MasterKeyError::Io { path: next.clone(), error })
+    }
+
+    /// Overwrites the key that held, and puts the next one in its place.
+    pub(super) fn commit(&self) -> Result<(), MasterKeyError> {
+        let commit = || {
+            wipe(&self.path)?;
+            fs::rename(self.next(), &self.path)?;
+            sync_parent(&self.path)
+        };
+        commit().map_err(|error| MasterKeyError::Io { path: self.path.clone(), error })
+    }
+
+    fn next(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".next");
+        name.into()
+    }
+}
+
+fn read(path: &Path, must_be_private: bool) -> Result<MasterKey, MasterKeyError> {
+    let io = |error| MasterKeyError::Io { path: path.to_owned(), error };
+    if must_be_private && fs::metadata(path).map_err(io)?.permissions().mode() & 0o077 != 0 {
+        return Err(MasterKeyError::Exposed(path.to_owned()));
+    }
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(io)?);
+    MasterKey::parse(&text)
+        .map_err(|form| MasterKeyError::File { path: path.to_owned(), form: Box::new(form) })
+}
+
+/// Overwrites a file in place, and removes it.
+fn overwrite(path: &Path) -> io::Result<()> {
+    wipe(path)?;
+    fs::remove_file(path)?;
+    sync_parent(path)
+}
+
+/// Overwrites a file's bytes where they are.
+fn wipe(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    file.write_all(&vec![0; length])?;
+    file.sync_all()
+}
+
+/// A name is durable when its directory is synced.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! A vault in memory.
 
+use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rand::CryptoRng;
 
 use super::index::Index;
-use super::{KeyName, NewKey, Vault, VaultError};
+use super::{KeyName, NewKey, SlotState, Vault, VaultError};
 use crate::domain::{LicenseId, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
@@ -13,20 +14,30 @@ use crate::seal::{DataKey, LookupTag, TagKey};
 /// Keys in memory.
 pub struct MemoryVault {
     tag_key: TagKey,
-    inner: RwLock<(Index, Vec<DataKey>)>,
+    inner: RwLock<Inner>,
+}
+
+struct Inner {
+    index: Index,
+    /// `None`: destroyed.
+    keys: HashMap<KeySlot, Option<(NewKey, DataKey)>>,
+    next: u32,
+    epoch: u32,
 }
 
 impl MemoryVault {
     /// An empty one.
     pub fn new(rng: &mut dyn CryptoRng) -> Self {
-        Self { tag_key: TagKey::from_key(&DataKey::generate(rng)), inner: RwLock::default() }
+        let inner = Inner { index: Index::default(), keys: HashMap::new(), next: 1, epoch: 1 };
+        let tag_key = TagKey::from_key(&DataKey::generate(rng));
+        Self { tag_key, inner: RwLock::new(inner) }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, (Index, Vec<DataKey>)> {
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, (Index, Vec<DataKey>)> {
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -38,34 +49,65 @@ impl Vault for MemoryVault {
 
     fn create(&self, keys: &[NewKey], rng: &mut dyn CryptoRng) -> Result<Vec<KeySlot>, VaultError> {
         let mut inner = self.write();
-        keys.iter()
-            .map(|key| {
-                let slot =
-                    u32::try_from(inner.1.len()).map(KeySlot).map_err(|_| VaultError::Full)?;
-                inner.0.insert(slot, key)?;
-                inner.1.push(DataKey::generate(rng));
-                Ok(slot)
-            })
-            .collect()
+        let create = |key: &NewKey| {
+            let slot = KeySlot(inner.next);
+            inner.next = inner.next.checked_add(1).ok_or(VaultError::Full)?;
+            inner.index.insert(slot, key)?;
+            inner.keys.insert(slot, Some((*key, DataKey::generate(rng))));
+            Ok(slot)
+        };
+        keys.iter().map(create).collect()
     }
 
     fn find(&self, name: &KeyName) -> Option<KeySlot> {
-        self.read().0.slots.get(name).copied()
+        self.read().index.find(name)
     }
 
     fn key(&self, slot: KeySlot) -> Result<DataKey, VaultError> {
-        self.read().1.get(slot.0 as usize).cloned().ok_or(VaultError::Missing(slot))
+        match self.read().keys.get(&slot) {
+            Some(Some((_, key))) => Ok(key.clone()),
+            Some(None) => Err(VaultError::Destroyed(slot)),
+            None => Err(VaultError::Missing(slot)),
+        }
     }
 
-    fn is_live(&self, slot: KeySlot) -> bool {
-        (slot.0 as usize) < self.read().1.len()
+    fn state(&self, slot: KeySlot) -> SlotState {
+        match self.read().keys.get(&slot) {
+            Some(Some(_)) => SlotState::Live,
+            Some(None) => SlotState::Destroyed,
+            None => SlotState::Free,
+        }
+    }
+
+    fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)> {
+        self.read().index.of_subject(subject)
     }
 
     fn subject_by_email(&self, tag: &LookupTag) -> Option<SubjectId> {
-        self.read().0.emails.get(tag).copied()
+        self.read().index.subject_by_email(tag)
     }
 
     fn license_by_key(&self, tag: &LookupTag) -> Option<LicenseId> {
-        self.read().0.license_keys.get(tag).copied()
+        self.read().index.license_by_key(tag)
+    }
+
+    fn destroy(&self, slots: &[KeySlot], _rng: &mut dyn CryptoRng) -> Result<(), VaultError> {
+        let mut inner = self.write();
+        for slot in slots {
+            let key = inner.keys.get_mut(slot).ok_or(VaultError::Missing(*slot))?.take();
+            if let Some((key, _)) = key {
+                inner.index.remove(*slot, &key);
+            }
+        }
+        Ok(())
+    }
+
+    fn epoch(&self) -> u32 {
+        self.read().epoch
+    }
+
+    fn move_epoch(&self, _rng: &mut dyn CryptoRng) -> Result<(), VaultError> {
+        self.write().epoch += 1;
+        Ok(())
     }
 }

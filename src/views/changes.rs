@@ -5,48 +5,54 @@ use serde::de::DeserializeOwned;
 use sled::Db;
 
 use super::row::{
-    self, ActivationRow, CheckpointRow, EntryKind, EntryRow, LicenseRow, PagesRow, SCHEMA,
-    SubjectRow,
+    self, ActivationRow, CheckpointRow, EntryKind, EntryRow, ErasureRow, LicenseRow, PagesRow,
+    RequestRow, SCHEMA, SubjectRow,
 };
-use super::{Checkpoint, Rows, ViewsError, get, read_bytes, unreadable};
-use crate::domain::{Event, LicenseId, Position, Status, SubjectId};
+use super::{Checkpoint, Rows, ViewsError, get, ids_below, read_bytes, read_rows, unreadable};
+use crate::domain::{
+    ActivationId, ErasureId, Event, LicenseId, Operation, Position, RequestId, Status, SubjectId,
+};
 
 /// How many entries a page has. sled's cost is by the row, so that a row for each entry would make
 /// up half of what an activation costs the views; longer pages would be rewritten for too long.
 pub(super) const PAGE_ENTRIES: u8 = 32;
 
+/// Whether what is at a position is erased.
+pub type IsErased<'a> = &'a dyn Fn(Position) -> Result<bool, ViewsError>;
+
 /// The rows as events change them: the recent ones, above those on disk.
 pub(super) struct Changes<'a> {
     db: &'a Db,
     rows: &'a mut Rows,
+    is_erased: IsErased<'a>,
 }
 
 impl<'a> Changes<'a> {
-    pub(super) fn new(db: &'a Db, rows: &'a mut Rows) -> Self {
-        Self { db, rows }
+    pub(super) fn new(db: &'a Db, rows: &'a mut Rows, is_erased: IsErased<'a>) -> Self {
+        Self { db, rows, is_erased }
     }
 
+    #[allow(clippy::too_many_lines)] // an arm for each event type
     pub(super) fn apply(&mut self, position: Position, event: &Event) -> Result<(), ViewsError> {
         match event {
-            Event::SubjectRegistered { subject, .. } => {
-                let row = SubjectRow { registered: position.0, pages: PagesRow::default() };
-                self.put(row::subject(*subject), &row)?;
-                self.of_subject(*subject, position, EntryKind::Registered)
+            Event::SubjectRegistered { subject, .. } | Event::EmailRecorded { subject, .. } => self
+                .of_subject(*subject, position, EntryKind::Other, |row| {
+                    row.email = Some(position.0);
+                }),
+            Event::NameRecorded { subject, .. } => {
+                self.of_subject(*subject, position, EntryKind::Other, |row| {
+                    row.name = Some(position.0);
+                })
             }
             Event::LicenseIssued { license, subject, .. } => {
-                let row = LicenseRow {
-                    subject: *subject.as_bytes(),
-                    issued: position.0,
-                    status: row::status_to_row(Status::Active),
-                    used: 0,
-                    activations: 0,
-                    pages: PagesRow::default(),
-                };
-                self.put(row::license(*license), &row)?;
-                let kind = EntryKind::Issued { license: *license.as_bytes() };
-                self.of_subject(*subject, position, kind)
+                self.issued(*license, *subject, Status::Active, position)
             }
-            Event::Activated { license, activation, .. } => {
+            Event::LicenseKept { license, subject, suspended, .. } => {
+                let status = if *suspended { Status::Suspended } else { Status::Active };
+                self.issued(*license, *subject, status, position)
+            }
+            Event::Activated { license, activation, .. }
+            | Event::ActivationKept { license, activation, .. } => {
                 let row = ActivationRow {
                     license: *license.as_bytes(),
                     activated: position.0,
@@ -64,7 +70,7 @@ impl<'a> Changes<'a> {
                 let mut row: ActivationRow = self.row(&row::activation(*activation))?;
                 row.ended = Some(position.0);
                 self.put(row::activation(*activation), &row)?;
-                self.of_license(*license, position, EntryKind::Deactivated, |row| {
+                self.of_license(*license, position, EntryKind::Other, |row| {
                     row.used = row.used.checked_sub(1)?;
                     Some(())
                 })
@@ -78,8 +84,60 @@ impl<'a> Changes<'a> {
             Event::LicenseRevoked { license, .. } => {
                 self.status(*license, position, Status::Revoked)
             }
-            Event::AccessRecorded { subject, .. } => {
-                self.of_subject(*subject, position, EntryKind::Access)
+            Event::AccessRecorded { subject, access, .. } => {
+                if access.operation == Operation::ExportSubject
+                    && let Some(request) = access.request
+                {
+                    self.request(request, |row| row.exported = true)?;
+                }
+                self.of_subject(*subject, position, EntryKind::Other, |_| ())
+            }
+            Event::RestrictionChanged { subject, kind, holds, .. } => {
+                self.of_subject(*subject, position, EntryKind::Other, |row| {
+                    *row.restriction(*kind) = *holds;
+                })
+            }
+            Event::RequestOpened { request, subject, .. } => {
+                let row = RequestRow {
+                    subject: *subject.as_bytes(),
+                    opened: position.0,
+                    steps: Vec::new(),
+                    exported: false,
+                    is_closed: false,
+                };
+                self.put(row::request(*request), &row)?;
+                self.put(row::open_request(*request), &())?;
+                let kind = EntryKind::Requested { request: *request.as_bytes() };
+                self.of_subject(*subject, position, kind, |_| ())
+            }
+            Event::RequestStepped { request, subject, step, .. } => {
+                let closes = step.closes();
+                self.request(*request, |row| {
+                    row.steps.push(position.0);
+                    row.is_closed |= closes;
+                })?;
+                if closes {
+                    self.delete(row::open_request(*request));
+                }
+                self.of_subject(*subject, position, EntryKind::Other, |_| ())
+            }
+            Event::ErasureBegun { erasure, subject, .. } => {
+                let row = ErasureRow {
+                    subject: *subject.as_bytes(),
+                    begun: position.0,
+                    erased: None,
+                    is_final: None,
+                };
+                self.put(row::erasure(*erasure), &row)?;
+                self.put(row::pending_erasure(*erasure), &())
+            }
+            Event::DataErased { erasure, subject, .. } => {
+                self.erasure(*erasure, |row| row.erased = Some(position.0))?;
+                self.forget(*subject)
+            }
+            Event::EpochMoved { epoch, .. } => {
+                self.put(row::EPOCH.to_vec(), epoch)?;
+                self.finalise(position)
             }
         }
     }
@@ -90,13 +148,33 @@ impl<'a> Changes<'a> {
         self.put(row::CHECKPOINT.to_vec(), &row)
     }
 
+    fn issued(
+        &mut self,
+        license: LicenseId,
+        subject: SubjectId,
+        status: Status,
+        position: Position,
+    ) -> Result<(), ViewsError> {
+        let row = LicenseRow {
+            subject: *subject.as_bytes(),
+            issued: position.0,
+            status: row::status_to_row(status),
+            used: 0,
+            activations: 0,
+            pages: PagesRow::default(),
+        };
+        self.put(row::license(license), &row)?;
+        let kind = EntryKind::Issued { license: *license.as_bytes() };
+        self.of_subject(subject, position, kind, |_| ())
+    }
+
     fn status(
         &mut self,
         license: LicenseId,
         position: Position,
         status: Status,
     ) -> Result<(), ViewsError> {
-        self.of_license(license, position, EntryKind::Changed, |row| {
+        self.of_license(license, position, EntryKind::Other, |row| {
             row.status = row::status_to_row(status);
             Some(())
         })
@@ -112,19 +190,147 @@ impl<'a> Changes<'a> {
     ) -> Result<(), ViewsError> {
         let mut row: LicenseRow = self.row(&row::license(id))?;
         change(&mut row).ok_or_else(unreadable)?;
-        self.entry(id.as_bytes(), &mut row.pages, position, kind)?;
+        let entry = EntryRow { position: position.0, kind };
+        self.entry(id.as_bytes(), &mut row.pages, entry)?;
         self.put(row::license(id), &row)
     }
 
+    /// Changes a person and adds to their entries. What is the first of theirs may be anything:
+    /// what came before it may be erased.
     fn of_subject(
         &mut self,
         id: SubjectId,
         position: Position,
         kind: EntryKind,
+        change: impl FnOnce(&mut SubjectRow),
     ) -> Result<(), ViewsError> {
-        let mut row: SubjectRow = self.row(&row::subject(id))?;
-        self.entry(id.as_bytes(), &mut row.pages, position, kind)?;
+        let known = get::<SubjectRow>(self.rows, self.db, &row::subject(id))?;
+        let mut row = known.unwrap_or_default();
+        change(&mut row);
+        let entry = EntryRow { position: position.0, kind };
+        self.entry(id.as_bytes(), &mut row.pages, entry)?;
         self.put(row::subject(id), &row)
+    }
+
+    fn request(
+        &mut self,
+        id: RequestId,
+        change: impl FnOnce(&mut RequestRow),
+    ) -> Result<(), ViewsError> {
+        // That it was opened may be erased, if it was opened in an earlier year.
+        let known: Option<RequestRow> = get(self.rows, self.db, &row::request(id))?;
+        let Some(mut row) = known else { return Ok(()) };
+        change(&mut row);
+        self.put(row::request(id), &row)
+    }
+
+    fn erasure(
+        &mut self,
+        id: ErasureId,
+        change: impl FnOnce(&mut ErasureRow),
+    ) -> Result<(), ViewsError> {
+        let mut row: ErasureRow = self.row(&row::erasure(id))?;
+        change(&mut row);
+        self.put(row::erasure(id), &row)
+    }
+
+    /// What is erased by now is final.
+    fn finalise(&mut self, position: Position) -> Result<(), ViewsError> {
+        for id in ids_below(self.rows, self.db, row::PENDING_ERASURES)? {
+            let id = ErasureId::from_bytes(id);
+            let row: ErasureRow = self.row(&row::erasure(id))?;
+            if row.erased.is_some() {
+                self.delete(row::pending_erasure(id));
+                self.erasure(id, |row| row.is_final = Some(position.0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is erased of a person out of the rows: they are as if it had never been read.
+    fn forget(&mut self, id: SubjectId) -> Result<(), ViewsError> {
+        let known = get::<SubjectRow>(self.rows, self.db, &row::subject(id))?;
+        let Some(mut row) = known else { return Ok(()) };
+        let mut kept = Vec::new();
+        for entry in self.take_entries(id.as_bytes())? {
+            let is_erased = (self.is_erased)(Position(entry.position))?;
+            match entry.kind {
+                EntryKind::Issued { license } => {
+                    self.forget_license(LicenseId::from_bytes(license), is_erased)?;
+                }
+                EntryKind::Requested { request } if is_erased => {
+                    let request = RequestId::from_bytes(request);
+                    self.delete(row::request(request));
+                    self.delete(row::open_request(request));
+                }
+                _ => {}
+            }
+            if !is_erased {
+                kept.push(entry);
+            }
+        }
+        if kept.is_empty() {
+            self.delete(row::subject(id));
+            return Ok(());
+        }
+        for position in [&mut row.email, &mut row.name] {
+            if let Some(at) = *position
+                && (self.is_erased)(Position(at))?
+            {
+                *position = None;
+            }
+        }
+        self.put_entries(id.as_bytes(), &mut row.pages, &kept)?;
+        self.put(row::subject(id), &row)
+    }
+
+    fn forget_license(&mut self, id: LicenseId, is_erased: bool) -> Result<(), ViewsError> {
+        let mut row: LicenseRow = self.row(&row::license(id))?;
+        let mut kept = Vec::new();
+        for entry in self.take_entries(id.as_bytes())? {
+            if !(self.is_erased)(Position(entry.position))? {
+                kept.push(entry);
+                continue;
+            }
+            let EntryKind::Activated { activation } = entry.kind else { continue };
+            let key = row::activation(ActivationId::from_bytes(activation));
+            let activation: ActivationRow = self.row(&key)?;
+            // A license that was kept has it now.
+            if activation.activated == entry.position {
+                self.delete(key);
+            }
+            row.activations = row.activations.checked_sub(1).ok_or_else(unreadable)?;
+            if activation.ended.is_none() {
+                row.used = row.used.checked_sub(1).ok_or_else(unreadable)?;
+            }
+        }
+        if is_erased {
+            self.delete(row::license(id));
+            return Ok(());
+        }
+        self.put_entries(id.as_bytes(), &mut row.pages, &kept)?;
+        self.put(row::license(id), &row)
+    }
+
+    /// All entries of an owner, whose pages are gone afterwards.
+    fn take_entries(&mut self, owner: &[u8; 16]) -> Result<Vec<EntryRow>, ViewsError> {
+        let range = row::page(owner, Position::ZERO)..row::pages_end(owner);
+        let mut entries = Vec::new();
+        for (key, page) in read_rows(self.rows, self.db, range)? {
+            entries.extend(super::read_entry_rows(&page)?);
+            self.delete(key);
+        }
+        Ok(entries)
+    }
+
+    fn put_entries(
+        &mut self,
+        owner: &[u8; 16],
+        pages: &mut PagesRow,
+        entries: &[EntryRow],
+    ) -> Result<(), ViewsError> {
+        *pages = PagesRow::default();
+        entries.iter().try_for_each(|entry| self.entry(owner, pages, *entry))
     }
 
     /// Adds to the newest page, or begins one.
@@ -132,12 +338,11 @@ impl<'a> Changes<'a> {
         &mut self,
         owner: &[u8; 16],
         pages: &mut PagesRow,
-        position: Position,
-        kind: EntryKind,
+        entry: EntryRow,
     ) -> Result<(), ViewsError> {
         let page = match pages.entries {
             0 | PAGE_ENTRIES => {
-                *pages = PagesRow { newest: position.0, entries: 0 };
+                *pages = PagesRow { newest: entry.position, entries: 0 };
                 Vec::new()
             }
             _ => {
@@ -146,9 +351,8 @@ impl<'a> Changes<'a> {
             }
         };
         pages.entries += 1;
-        let row = EntryRow { position: position.0, kind };
-        let page = postcard::to_extend(&row, page).map_err(|_| unreadable())?;
-        self.rows.insert(row::page(owner, Position(pages.newest)), page);
+        let page = postcard::to_extend(&entry, page).map_err(|_| unreadable())?;
+        self.rows.insert(row::page(owner, Position(pages.newest)), Some(page));
         Ok(())
     }
 
@@ -158,7 +362,11 @@ impl<'a> Changes<'a> {
     }
 
     fn put<R: Serialize>(&mut self, key: Vec<u8>, row: &R) -> Result<(), ViewsError> {
-        self.rows.insert(key, postcard::to_stdvec(row).map_err(|_| unreadable())?);
+        self.rows.insert(key, Some(postcard::to_stdvec(row).map_err(|_| unreadable())?));
         Ok(())
+    }
+
+    fn delete(&mut self, key: Vec<u8>) {
+        self.rows.insert(key, None);
     }
 }

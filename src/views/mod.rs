@@ -23,13 +23,19 @@ use serde::de::DeserializeOwned;
 use sled::{Batch, Db, IVec};
 
 use crate::domain::{
-    Activation, ActivationId, Event, LicenseId, Position, Status, Subject, SubjectId,
+    Activation, ActivationId, ErasureId, Event, LicenseId, Position, RequestId, Status, Subject,
+    SubjectId,
 };
 use crate::log::LogError;
 use crate::log::record::RecordHash;
 use crate::log::sled::{open_contained, plain};
 use changes::{Changes, PAGE_ENTRIES};
-use row::{ActivationRow, CheckpointRow, EntryKind, EntryRow, LicenseRow, SCHEMA, SubjectRow};
+use row::{
+    ActivationRow, CheckpointRow, EntryKind, EntryRow, ErasureRow, LicenseRow, RequestRow, SCHEMA,
+    SubjectRow,
+};
+
+pub use changes::IsErased;
 
 /// The views cannot be read or written. They can be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +74,32 @@ pub struct Entry {
     pub activated: Option<ActivationId>,
 }
 
+/// What the views know of a request; what was asked is in its record.
+#[derive(Debug, Clone)]
+pub struct RequestView {
+    /// Whose.
+    pub subject: SubjectId,
+    /// Where it was opened.
+    pub opened: Position,
+    /// Its steps, oldest first.
+    pub steps: Vec<Position>,
+    /// The data was exported for it.
+    pub exported: bool,
+}
+
+/// What the views know of an erasure.
+#[derive(Debug, Clone, Copy)]
+pub struct ErasureView {
+    /// Whose data.
+    pub subject: SubjectId,
+    /// Where it began.
+    pub begun: Position,
+    /// Where it ended. `None`: it is to be carried to its end.
+    pub erased: Option<Position>,
+    /// Where the next epoch began.
+    pub is_final: Option<Position>,
+}
+
 /// How far the views have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -86,7 +118,8 @@ pub struct Views {
     directory: PathBuf,
 }
 
-type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+/// `None`: deleted.
+type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// The keys of an owner's pages.
 struct Pages {
@@ -95,7 +128,7 @@ struct Pages {
 }
 
 impl Pages {
-    /// From the first that is in memory on, all are: only the newest page ever changes.
+    /// From the first that is in memory on, all are: only the newest page ever changes, or all do.
     fn of(owner: &[u8; 16], recent: &Rows) -> Self {
         let (first, end) = (row::page(owner, Position::ZERO), row::pages_end(owner));
         let in_memory = recent.range(first.clone()..end.clone()).next();
@@ -174,7 +207,66 @@ impl Views {
     /// What is known of a person.
     pub fn subject(&self, id: SubjectId) -> Result<Option<Subject>, ViewsError> {
         let row = self.get::<SubjectRow>(&row::subject(id))?;
-        Ok(row.map(|row| Subject { registered: Position(row.registered) }))
+        Ok(row.map(|row| Subject {
+            email: row.email.map(Position),
+            name: row.name.map(Position),
+            restricted: row.restricted,
+            held: row.held,
+        }))
+    }
+
+    /// What is known of a request.
+    pub fn request(&self, id: RequestId) -> Result<Option<RequestView>, ViewsError> {
+        let row = self.get::<RequestRow>(&row::request(id))?;
+        Ok(row.map(|row| RequestView {
+            subject: SubjectId::from_bytes(row.subject),
+            opened: Position(row.opened),
+            steps: row.steps.into_iter().map(Position).collect(),
+            exported: row.exported,
+        }))
+    }
+
+    /// The requests that are neither fulfilled nor refused.
+    pub fn open_requests(&self) -> Result<Vec<RequestId>, ViewsError> {
+        let ids = ids_below(&self.read_recent(), &self.db, row::OPEN_REQUESTS)?;
+        Ok(ids.into_iter().map(RequestId::from_bytes).collect())
+    }
+
+    /// What is known of an erasure.
+    pub fn erasure(&self, id: ErasureId) -> Result<Option<ErasureView>, ViewsError> {
+        let row = self.get::<ErasureRow>(&row::erasure(id))?;
+        Ok(row.map(|row| ErasureView {
+            subject: SubjectId::from_bytes(row.subject),
+            begun: Position(row.begun),
+            erased: row.erased.map(Position),
+            is_final: row.is_final.map(Position),
+        }))
+    }
+
+    /// The erasures that are not final: to be carried to their end, or to wait for the next epoch.
+    pub fn pending_erasures(&self) -> Result<Vec<ErasureId>, ViewsError> {
+        let ids = ids_below(&self.read_recent(), &self.db, row::PENDING_ERASURES)?;
+        Ok(ids.into_iter().map(ErasureId::from_bytes).collect())
+    }
+
+    /// The vault's epoch, as far as the log tells.
+    pub fn epoch(&self) -> Result<u32, ViewsError> {
+        Ok(self.get(row::EPOCH)?.unwrap_or(1))
+    }
+
+    /// Persons from an id on, at most `limit`.
+    pub fn subjects(&self, from: SubjectId, limit: usize) -> Result<Vec<SubjectId>, ViewsError> {
+        let recent = self.read_recent();
+        let (first, end) = (row::subject(from), row::subject(SubjectId::from_bytes([0xFF; 16])));
+        let on_disk = self.db.range(first.clone()..=end.clone()).keys();
+        // Those in memory may be deleted.
+        let mut ids: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+        for key in on_disk.take(limit) {
+            ids.insert(key.map_err(engine)?.to_vec(), true);
+        }
+        ids.extend(recent.range(first..=end).map(|(key, row)| (key.clone(), row.is_some())));
+        let ids = ids.into_iter().filter(|(_, is_there)| *is_there).take(limit);
+        ids.map(|(key, _)| SubjectId::try_from(&key[1..]).map_err(|_| unreadable())).collect()
     }
 
     /// What is known of a license.
@@ -229,7 +321,8 @@ impl Views {
     ) -> Result<Vec<ActivationId>, ViewsError> {
         let recent = self.read_recent();
         let pages = Pages::of(id.as_bytes(), &recent);
-        let newer = recent.range(pages.in_memory).rev().map(|(_, page)| read_page(page));
+        let newer = recent.range(pages.in_memory).rev();
+        let newer = newer.filter_map(|(_, page)| page.as_deref()).map(read_page);
         let older = self.db.range(pages.on_disk).rev().map(read_stored_page);
         let mut newest = Vec::new();
         for page in newer.chain(older) {
@@ -253,7 +346,8 @@ impl Views {
         // The page that `from` is in begins at it or before.
         let until = row::page(owner, from);
         if in_memory.start <= until {
-            if let Some((page, _)) = recent.range(in_memory.start.clone()..=until).next_back() {
+            let mut before = recent.range(in_memory.start.clone()..=until).rev();
+            if let Some((page, _)) = before.find(|(_, page)| page.is_some()) {
                 in_memory.start.clone_from(page);
             }
             on_disk.end.clone_from(&on_disk.start);
@@ -261,7 +355,8 @@ impl Views {
             on_disk.start = page.map_err(engine)?.0.to_vec();
         }
         let older = self.db.range(on_disk).map(read_stored_page);
-        let newer = recent.range(in_memory).map(|(_, page)| read_page(page));
+        let newer = recent.range(in_memory);
+        let newer = newer.filter_map(|(_, page)| page.as_deref()).map(read_page);
         let mut entries = Vec::new();
         for page in older.chain(newer) {
             entries.extend(page?.into_iter().filter(|entry| entry.position >= from));
@@ -273,22 +368,21 @@ impl Views {
         Ok(entries)
     }
 
-    /// Takes in events that follow the checkpoint, and moves it. `last` is the hash of the last
-    /// one's record. After an error the rows are no longer of use.
+    /// Takes in events that follow the checkpoint, and moves it to `end`, before which there may also
+    /// be events that are erased. `last` is the hash of the last record. `is_erased` tells of earlier
+    /// positions. After an error the rows are no longer of use.
     pub fn apply<'e>(
         &self,
         events: impl IntoIterator<Item = (Position, &'e Event)>,
-        last: RecordHash,
+        end: Checkpoint,
+        is_erased: IsErased<'_>,
     ) -> Result<(), ViewsError> {
         let mut recent = self.write_recent();
-        let mut changes = Changes::new(&self.db, &mut recent);
-        let mut end = None;
+        let mut changes = Changes::new(&self.db, &mut recent, is_erased);
         for (position, event) in events {
             changes.apply(position, event)?;
-            end = Some(position);
         }
-        let Some(end) = end else { return Ok(()) };
-        changes.checkpoint(Checkpoint { next: end.plus(1), last })?;
+        changes.checkpoint(end)?;
         if recent.len() >= RECENT_ROWS { self.settle(&mut recent) } else { Ok(()) }
     }
 
@@ -296,7 +390,10 @@ impl Views {
     fn settle(&self, recent: &mut Rows) -> Result<(), ViewsError> {
         let mut batch = Batch::default();
         for (key, value) in std::mem::take(recent) {
-            batch.insert(key, value);
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
         }
         self.db.apply_batch(batch).map_err(engine)
     }
@@ -320,7 +417,7 @@ fn get<R: DeserializeOwned>(recent: &Rows, db: &Db, key: &[u8]) -> Result<Option
 
 fn read_bytes(recent: &Rows, db: &Db, key: &[u8]) -> Result<Option<Vec<u8>>, ViewsError> {
     match recent.get(key) {
-        Some(bytes) => Ok(Some(bytes.clone())),
+        Some(bytes) => Ok(bytes.clone()),
         None => Ok(db.get(key).map_err(engine)?.map(|bytes| bytes.to_vec())),
     }
 }
@@ -329,22 +426,55 @@ fn read_stored_page(row: sled::Result<(IVec, IVec)>) -> Result<Vec<Entry>, Views
     read_page(&row.map_err(engine)?.1)
 }
 
-fn read_page(mut bytes: &[u8]) -> Result<Vec<Entry>, ViewsError> {
-    let mut entries = Vec::with_capacity(PAGE_ENTRIES.into());
-    while !bytes.is_empty() {
-        let (row, rest): (EntryRow, _) =
-            postcard::take_from_bytes(bytes).map_err(|_| unreadable())?;
-        bytes = rest;
+fn read_page(bytes: &[u8]) -> Result<Vec<Entry>, ViewsError> {
+    let entries = read_entry_rows(bytes)?.into_iter().map(|row| {
         let (issued, activated) = match row.kind {
             EntryKind::Issued { license } => (Some(LicenseId::from_bytes(license)), None),
             EntryKind::Activated { activation } => {
                 (None, Some(ActivationId::from_bytes(activation)))
             }
-            _ => (None, None),
+            EntryKind::Requested { .. } | EntryKind::Other => (None, None),
         };
-        entries.push(Entry { position: Position(row.position), issued, activated });
+        Entry { position: Position(row.position), issued, activated }
+    });
+    Ok(entries.collect())
+}
+
+fn read_entry_rows(mut bytes: &[u8]) -> Result<Vec<EntryRow>, ViewsError> {
+    let mut entries = Vec::with_capacity(PAGE_ENTRIES.into());
+    while !bytes.is_empty() {
+        let (row, rest) = postcard::take_from_bytes(bytes).map_err(|_| unreadable())?;
+        bytes = rest;
+        entries.push(row);
     }
     Ok(entries)
+}
+
+/// The rows of a range, the recent ones above those on disk.
+fn read_rows(
+    recent: &Rows,
+    db: &Db,
+    range: Range<Vec<u8>>,
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, ViewsError> {
+    let mut rows = BTreeMap::new();
+    for row in db.range(range.clone()) {
+        let (key, value) = row.map_err(engine)?;
+        rows.insert(key.to_vec(), value.to_vec());
+    }
+    for (key, value) in recent.range(range) {
+        match value {
+            Some(value) => rows.insert(key.clone(), value.clone()),
+            None => rows.remove(key),
+        };
+    }
+    Ok(rows)
+}
+
+/// The ids that follow a prefix in the keys of rows.
+fn ids_below(recent: &Rows, db: &Db, prefix: &[u8]) -> Result<Vec<[u8; 16]>, ViewsError> {
+    let end = [prefix, &[0xFF; 17]].concat();
+    let rows = read_rows(recent, db, prefix.to_vec()..end)?;
+    rows.into_keys().map(|key| key[prefix.len()..].try_into().map_err(|_| unreadable())).collect()
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewsError> {
@@ -373,156 +503,4 @@ fn boot_id() -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::{Email, SigningKeyId, Timestamp};
-    use crate::domain::{LicenseKey, Product, Seats, Terms};
-
-    const SUBJECT: SubjectId = SubjectId::from_bytes([1; 16]);
-    const LICENSE: LicenseId = LicenseId::from_bytes([2; 16]);
-
-    fn activation(byte: u8) -> ActivationId {
-        ActivationId::from_bytes([byte; 16])
-    }
-
-    fn events() -> Vec<(Position, Event)> {
-        let at = Timestamp::from_millis(0).unwrap();
-        let activated = |byte| Event::Activated {
-            license: LICENSE,
-            activation: activation(byte),
-            signing_key: SigningKeyId::from_bytes([0; 32]),
-            lease_until: None,
-            at,
-        };
-        let events = [
-            Event::SubjectRegistered {
-                subject: SUBJECT,
-                email: Email::parse("ada@example.com").unwrap(),
-                at,
-            },
-            Event::LicenseIssued {
-                license: LICENSE,
-                subject: SUBJECT,
-                key: LicenseKey::generate(|| 0),
-                terms: Terms {
-                    product: Product::parse("p").unwrap(),
-                    seats: Seats::new(3).unwrap(),
-                    expires_at: None,
-                    updates_until: None,
-                },
-                at,
-            },
-            activated(10),
-            activated(11),
-            Event::Deactivated {
-                license: LICENSE,
-                activation: activation(10),
-                by_staff: false,
-                at,
-            },
-            Event::LicenseSuspended { license: LICENSE, at },
-        ];
-        (0..).map(Position).zip(events).collect()
-    }
-
-    fn pairs(events: &[(Position, Event)]) -> impl Iterator<Item = (Position, &Event)> {
-        events.iter().map(|(position, event)| (*position, event))
-    }
-
-    fn assert_as_expected(views: &Views) {
-        assert_eq!(views.checkpoint().unwrap(), Checkpoint { next: Position(6), last: [9; 32] });
-        assert_eq!(views.subject(SUBJECT).unwrap().unwrap().registered, Position(0));
-        let license = views.license(LICENSE).unwrap().unwrap();
-        assert_eq!((license.used, license.activations), (1, 2));
-        assert_eq!((license.status, license.issued), (Status::Suspended, Position(1)));
-        let ended = views.activation(activation(10)).unwrap().unwrap();
-        assert_eq!((ended.activated, ended.ended), (Position(2), Some(Position(4))));
-        assert_eq!(views.newest_activations(LICENSE, 9).unwrap(), [activation(11), activation(10)]);
-        assert_eq!(views.newest_activations(LICENSE, 1).unwrap(), [activation(11)]);
-        let positions = |entries: Vec<Entry>| -> Vec<u64> {
-            entries.iter().map(|entry| entry.position.0).collect()
-        };
-        assert_eq!(positions(views.subject_entries(SUBJECT, Position(0), 9).unwrap()), [0, 1]);
-        assert_eq!(positions(views.license_entries(LICENSE, Position(3), 2).unwrap()), [3, 4]);
-    }
-
-    #[test]
-    fn one_batch_or_many_give_the_same_views() {
-        let place = tempfile::tempdir().unwrap();
-        let one = Views::open(&place.path().join("one"), 1 << 20).unwrap();
-        one.apply(pairs(&events()), [9; 32]).unwrap();
-        assert_as_expected(&one);
-        let many = Views::open(&place.path().join("many"), 1 << 20).unwrap();
-        for event in events() {
-            many.apply(pairs(&[event]), [9; 32]).unwrap();
-        }
-        assert_as_expected(&many);
-    }
-
-    #[test]
-    fn rows_in_memory_and_on_disk_are_one_view() {
-        let place = tempfile::tempdir().unwrap();
-        let views = Views::open(place.path(), 1 << 20).unwrap();
-        let (at, signing_key) =
-            (Timestamp::from_millis(0).unwrap(), SigningKeyId::from_bytes([0; 32]));
-        let id = |number: u64| {
-            let mut id = [0; 16];
-            id[8..].copy_from_slice(&number.to_be_bytes());
-            ActivationId::from_bytes(id)
-        };
-        views.apply(pairs(&events()[..2]), [0; 32]).unwrap();
-        let total = RECENT_ROWS as u64;
-        for number in 2..total {
-            let (license, activation, lease_until) = (LICENSE, id(number), None);
-            let event = Event::Activated { license, activation, signing_key, lease_until, at };
-            views.apply([(Position(number), &event)], [9; 32]).unwrap();
-            // Each is there at once, wherever the border between memory and disk is.
-            assert_eq!(views.activation(activation).unwrap().unwrap().activated, Position(number));
-            let newest = views.newest_activations(LICENSE, 3).unwrap();
-            let expected: Vec<_> = (2..=number).rev().take(3).map(id).collect();
-            assert_eq!(newest, expected);
-        }
-        assert!(views.read_recent().len() < RECENT_ROWS);
-        let on_disk: Position = Position(
-            read::<CheckpointRow>(&views.db.get(row::CHECKPOINT).unwrap().unwrap()).unwrap().next,
-        );
-        assert!(Position(2) < on_disk && on_disk < Position(total), "{on_disk}");
-        for (from, limit) in (0..total).step_by(7).flat_map(|from| [(from, 3), (from, usize::MAX)])
-        {
-            let entries = views.license_entries(LICENSE, Position(from), limit).unwrap();
-            let positions = entries.iter().map(|entry| entry.position.0);
-            assert!(positions.eq((from.max(2)..total).take(limit)), "{limit} from {from}");
-        }
-        drop(views);
-
-        let killed = Views::open(place.path(), 1 << 20).unwrap();
-        assert_eq!(killed.checkpoint().unwrap().next, on_disk);
-        let used = killed.license(LICENSE).unwrap().unwrap().used;
-        assert_eq!(u64::from(used), on_disk.0 - 2, "rows and checkpoint are of one moment");
-    }
-
-    #[test]
-    fn views_are_believed_when_closed_but_not_after_a_power_cut() {
-        let place = tempfile::tempdir().unwrap();
-        drop(Views::open(place.path(), 1 << 20).unwrap());
-        fs::write(place.path().join(TRUST), "another boot").unwrap();
-        assert!(matches!(Views::open(place.path(), 1 << 20), Err(ViewsError::Damaged(_))));
-        Views::delete(place.path()).unwrap();
-        let views = Views::open(place.path(), 1 << 20).unwrap();
-        assert_eq!(views.checkpoint().unwrap().next, Position(0));
-        views.apply(pairs(&events()), [9; 32]).unwrap();
-        views.close().unwrap();
-        drop(views);
-        assert_eq!(fs::read_to_string(place.path().join(TRUST)).unwrap(), CLOSED);
-        assert_as_expected(&Views::open(place.path(), 1 << 20).unwrap());
-    }
-
-    #[test]
-    fn distrusted_views_do_not_open() {
-        let place = tempfile::tempdir().unwrap();
-        let views = Views::open(place.path(), 1 << 20).unwrap();
-        views.distrust().unwrap();
-        drop(views);
-        assert!(Views::open(place.path(), 1 << 20).is_err());
-    }
-}
+mod tests;

@@ -3,10 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{ActivationId, LicenseId, Position, Status, SubjectId};
+use crate::domain::{
+    ActivationId, ErasureId, LicenseId, Position, RequestId, RestrictionKind, Status, SubjectId,
+};
 
 /// A change of any row or key. Views of another version are rebuilt.
-pub(super) const SCHEMA: u32 = 2;
+pub(super) const SCHEMA: u32 = 3;
 
 /// How far the log is in the views.
 #[derive(Serialize, Deserialize)]
@@ -35,10 +37,43 @@ pub(super) struct ActivationRow {
     pub(super) ended: Option<u64>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, Default)]
 pub(super) struct SubjectRow {
-    pub(super) registered: u64,
+    pub(super) email: Option<u64>,
+    pub(super) name: Option<u64>,
+    pub(super) restricted: bool,
+    pub(super) held: bool,
     pub(super) pages: PagesRow,
+}
+
+impl SubjectRow {
+    /// Where it is noted whether such a restriction holds.
+    pub(super) fn restriction(&mut self, kind: RestrictionKind) -> &mut bool {
+        match kind {
+            RestrictionKind::Restriction => &mut self.restricted,
+            RestrictionKind::LegalHold => &mut self.held,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct RequestRow {
+    pub(super) subject: [u8; 16],
+    pub(super) opened: u64,
+    /// The positions of its steps, oldest first.
+    pub(super) steps: Vec<u64>,
+    pub(super) exported: bool,
+    pub(super) is_closed: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct ErasureRow {
+    pub(super) subject: [u8; 16],
+    pub(super) begun: u64,
+    /// Where it ended. `None`: it is to be carried to its end.
+    pub(super) erased: Option<u64>,
+    /// Where the epoch after it began.
+    pub(super) is_final: Option<u64>,
 }
 
 /// The pages of an owner's entries: of a person or a license.
@@ -51,23 +86,23 @@ pub(super) struct PagesRow {
 }
 
 /// One event of a person or of a license. A page is some of them, one after the other.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, Clone, Copy)]
 pub(super) struct EntryRow {
     pub(super) position: u64,
     pub(super) kind: EntryKind,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, Clone, Copy)]
 pub(super) enum EntryKind {
-    Registered,
     Issued { license: [u8; 16] },
     Activated { activation: [u8; 16] },
-    Deactivated,
-    Changed,
-    Access,
+    Requested { request: [u8; 16] },
+    Other,
 }
 
 pub(super) const CHECKPOINT: &[u8] = b"c";
+/// The vault's epoch, as far as the log tells.
+pub(super) const EPOCH: &[u8] = b"v";
 
 pub(super) fn subject(id: SubjectId) -> Vec<u8> {
     [b"s".as_slice(), id.as_bytes()].concat()
@@ -80,6 +115,29 @@ pub(super) fn license(id: LicenseId) -> Vec<u8> {
 pub(super) fn activation(id: ActivationId) -> Vec<u8> {
     [b"a".as_slice(), id.as_bytes()].concat()
 }
+
+pub(super) fn request(id: RequestId) -> Vec<u8> {
+    [b"r".as_slice(), id.as_bytes()].concat()
+}
+
+/// Says that a request is still open.
+pub(super) fn open_request(id: RequestId) -> Vec<u8> {
+    [OPEN_REQUESTS, id.as_bytes()].concat()
+}
+
+pub(super) fn erasure(id: ErasureId) -> Vec<u8> {
+    [b"e".as_slice(), id.as_bytes()].concat()
+}
+
+/// Says that an erasure is not final yet.
+pub(super) fn pending_erasure(id: ErasureId) -> Vec<u8> {
+    [PENDING_ERASURES, id.as_bytes()].concat()
+}
+
+/// What the keys of open requests begin with.
+pub(super) const OPEN_REQUESTS: &[u8] = b"or";
+/// What the keys of erasures that are not final begin with.
+pub(super) const PENDING_ERASURES: &[u8] = b"oe";
 
 /// The page of an owner's entries that begins at this position.
 pub(super) fn page(owner: &[u8; 16], first: Position) -> Vec<u8> {

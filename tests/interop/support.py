@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from countersign.v1 import activation_pb2, activation_pb2_grpc, history_pb2_grpc
-from countersign.v1 import license_pb2, license_pb2_grpc, privacy_pb2_grpc
+from countersign.v1 import license_pb2, license_pb2_grpc, privacy_pb2, privacy_pb2_grpc
 
 ROLES = ("issuer", "support", "privacy", "analytics")
 EMAIL = "ada@example.com"
@@ -72,7 +72,9 @@ class Server:
         assert addresses, f"{line!r}, and logged:\n{log_path.read_text()}"
         self.public_address, self.staff_address = addresses.groups()
         self.app = Client(self.channel(self.public_address))
-        self.staff = {role: Client(self.staff_channel(*self.pair(role))) for role in ROLES}
+        # Who opens a request cannot approve it.
+        names = (*ROLES, "privacy-2")
+        self.staff = {name: Client(self.staff_channel(*self.pair(name))) for name in names}
 
     def stop(self):
         for client in (self.app, *self.staff.values()):
@@ -103,6 +105,28 @@ class Server:
         """Suspends, reinstates or revokes."""
         request = getattr(license_pb2, f"{what}LicenseRequest")(license_key=license.license_key)
         return getattr(self.staff["issuer"], f"{what}License")(request).license
+
+    def open(self, email, kind, by="privacy"):
+        """Opens a request about a person's data, and gives its id."""
+        request = privacy_pb2.OpenRequestRequest(email=email, kind=kind)
+        return self.staff[by].OpenRequest(request).request.request_id
+
+    def ready(self, email, kind):
+        """Opens a request, verifies the person and has it approved."""
+        request_id = self.open(email, kind)
+        issue = privacy_pb2.IssueVerificationCodeRequest(request_id=request_id)
+        code = self.staff["privacy"].IssueVerificationCode(issue).code
+        verify = privacy_pb2.VerifyIdentityRequest(request_id=request_id, code=code)
+        self.staff["privacy"].VerifyIdentity(verify)
+        approve = privacy_pb2.ApproveRequestRequest(request_id=request_id)
+        self.staff["privacy-2"].ApproveRequest(approve)
+        return request_id
+
+    def erase(self, email, **how):
+        """Erases all of a person's data."""
+        request_id = self.ready(email, privacy_pb2.REQUEST_KIND_ERASURE)
+        request = privacy_pb2.EraseSubjectRequest(request_id=request_id, **how)
+        return self.staff["privacy"].EraseSubject(request).erasure
 
     def activate(self, request):
         return self.app.Activate(request).receipt

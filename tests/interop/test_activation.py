@@ -90,7 +90,7 @@ def test_a_typing_error_in_a_key_is_told_before_any_lookup(server, license, plac
 
 
 MALFORMED = {
-    "email": ["", " ", "ada", "ada@", "@example.com", "a da@example.com", "ada@exam_ple.com"]
+    "email": [" ", "ada", "ada@", "@example.com", "a da@example.com", "ada@exam_ple.com"]
     + ["a\0da@example.com", "ada@exam\0ple.com", "a" * 65 + "@example.com"]
     + ["ada@" + "example." * 40 + "com"],
     "license_key": ["", "-", "0" * 25, "0" * 27, "0" * 10_000, "ключ", "0\0" * 13, "\u0660" * 26],
@@ -114,7 +114,7 @@ def test_a_malformed_field_is_named(server, license, field, value):
 
 
 def test_all_malformed_fields_are_named_at_once(server):
-    refused = refusal(server.app.Activate, v1.ActivateRequest())
+    refused = refusal(server.app.Activate, v1.ActivateRequest(email="ada"))
     assert refused.fields == set(MALFORMED)
 
 

@@ -10,9 +10,11 @@ use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
 use countersign::proto::v1::license_service_client::LicenseServiceClient;
 use countersign::proto::v1::privacy_service_client::PrivacyServiceClient;
+use countersign::proto::v1::verify_identity_request::Proof;
 use countersign::proto::v1::{
-    ActivateRequest, GetHistoryRequest, GetHistoryResponse, GetSigningKeysRequest,
-    IssueLicenseRequest, Purpose, get_history_request,
+    ActivateRequest, ApproveRequestRequest, EraseSubjectRequest, Erasure, GetHistoryRequest,
+    GetHistoryResponse, GetSigningKeysRequest, IssueLicenseRequest, IssueVerificationCodeRequest,
+    OpenRequestRequest, Purpose, RequestKind, VerifyIdentityRequest, get_history_request,
 };
 use countersign::receipt::PublicKeys;
 use tempfile::TempDir;
@@ -209,6 +211,54 @@ impl Server {
     /// Support with the privacy duty.
     pub fn privacy(&self) -> PrivacyServiceClient<Channel> {
         PrivacyServiceClient::new(self.staff_channel("privacy"))
+    }
+
+    /// A second member of staff with the privacy duty.
+    pub fn second_privacy(&self) -> PrivacyServiceClient<Channel> {
+        PrivacyServiceClient::new(self.staff_channel("privacy-2"))
+    }
+
+    /// Opens a request, and gives its id.
+    pub async fn open(&self, email: &str, kind: RequestKind) -> Vec<u8> {
+        let request =
+            OpenRequestRequest { email: email.to_owned(), kind: kind.into(), received_at: None };
+        let answer = self.privacy().open_request(request).await.unwrap().into_inner();
+        answer.request.unwrap().request_id
+    }
+
+    /// Verifies the person's identity with a code.
+    pub async fn verify(&self, request_id: &[u8]) {
+        let request_id = request_id.to_vec();
+        let issue = IssueVerificationCodeRequest { request_id: request_id.clone() };
+        let answer = self.privacy().issue_verification_code(issue).await.unwrap().into_inner();
+        let proof = Some(Proof::Code(answer.code));
+        let verify = VerifyIdentityRequest { request_id, proof };
+        assert!(
+            self.privacy()
+                .verify_identity(verify)
+                .await
+                .unwrap()
+                .into_inner()
+                .request
+                .unwrap()
+                .verified
+        );
+    }
+
+    /// Opens a request, verifies the person and has it approved.
+    pub async fn ready(&self, email: &str, kind: RequestKind) -> Vec<u8> {
+        let request_id = self.open(email, kind).await;
+        self.verify(&request_id).await;
+        let approve = ApproveRequestRequest { request_id: request_id.clone() };
+        self.second_privacy().approve_request(approve).await.unwrap();
+        request_id
+    }
+
+    /// Erases all of a person's data.
+    pub async fn erase(&self, email: &str, keep_licenses: bool, wait: bool) -> Erasure {
+        let request_id = self.ready(email, RequestKind::Erasure).await;
+        let erase = EraseSubjectRequest { request_id, keep_licenses, wait };
+        self.privacy().erase_subject(erase).await.unwrap().into_inner().erasure.unwrap()
     }
 
     /// Issues a license, and gives its key.

@@ -1,0 +1,460 @@
+//! `privacy`: what persons ask for about their data, from the request to its end.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use super::client::Connect;
+use super::directory::Directory;
+use super::export::{save, whose_request};
+use super::license::moment;
+use super::output::{print, time};
+use crate::domain::Role;
+use crate::proto::v1;
+use crate::proto::v1::privacy_service_client::PrivacyServiceClient;
+use crate::proto::v1::verify_identity_request::Proof;
+
+/// The certificate in `--dir` that approves by default: who opened a request cannot approve it.
+const SECOND_ACTOR: &str = "privacy-2";
+
+/// Answer what persons ask for about their data.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum PrivacyCommand {
+    /// Requests: open, verify, approve, fulfil or refuse them
+    #[command(subcommand)]
+    Request(RequestCommand),
+    /// Put a person's address or name right, as they asked
+    Rectify {
+        #[command(flatten)]
+        request: Named,
+        /// The right address
+        #[arg(long, required_unless_present = "name", default_value = "")]
+        email: String,
+        /// The right name
+        #[arg(long, default_value = "")]
+        name: String,
+    },
+    /// Erase all of a person's data, as they asked
+    Erase {
+        #[command(flatten)]
+        request: Named,
+        /// Let their licenses live on, with nobody known, activated by their keys alone
+        #[arg(long)]
+        keep_licenses: bool,
+        /// Make it final now, and not within a day
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Show what became of an erasure, and its certificate once it is final
+    Erasure {
+        /// As `privacy erase` shows it
+        id: String,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Restrict the use of a person's data, or forbid its erasure
+    Restrict {
+        /// Whose
+        #[arg(long)]
+        email: String,
+        /// How
+        #[arg(long, value_enum, default_value_t = Restriction::Restriction)]
+        kind: Restriction,
+        /// Lift it
+        #[arg(long)]
+        lift: bool,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Erase what was kept for as long as the policy says; a server does so daily
+    Sweep {
+        /// Count only
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        connect: Connect,
+    },
+}
+
+/// Work with requests.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum RequestCommand {
+    /// Note that a person asked for something, and print the request's id
+    Open {
+        /// Who
+        #[arg(long)]
+        email: String,
+        /// For what
+        #[arg(long, value_enum)]
+        kind: Kind,
+        /// When it came in, e.g. 2030-01-31 [default: now]
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        received: Option<prost_types::Timestamp>,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// List the open requests, those that are due first
+    List {
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Show a request, and who it is from
+    Show(Named),
+    /// Make a code to be sent to the stored address
+    Code(Named),
+    /// Note that the person knows the code, or has a receipt of theirs
+    Verify {
+        #[command(flatten)]
+        request: Named,
+        /// The code
+        #[arg(long, required_unless_present = "receipt")]
+        code: Option<String>,
+        /// A file with the receipt
+        #[arg(long, value_name = "FILE", conflicts_with = "code")]
+        receipt: Option<PathBuf>,
+    },
+    /// Approve a request as a second member of staff [default certificate: tls/staff/privacy-2.pem]
+    Approve(Named),
+    /// Note that it takes two months more, and that the person was told
+    Extend {
+        #[command(flatten)]
+        request: Named,
+        /// Why, as they were told
+        #[arg(long)]
+        reason: String,
+    },
+    /// Refuse a request
+    Refuse {
+        #[command(flatten)]
+        request: Named,
+        /// Why, as they were told
+        #[arg(long)]
+        reason: String,
+        /// What shows that it is so
+        #[arg(long)]
+        evidence: String,
+    },
+    /// Fulfil a request: export for access and portability, restrict for restriction and objection
+    Fulfil {
+        #[command(flatten)]
+        request: Named,
+        /// Where to save the export
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// A request by its id.
+#[derive(Debug, clap::Args)]
+pub(super) struct Named {
+    /// The request's id
+    #[arg(value_name = "REQUEST")]
+    id: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[allow(missing_docs)] // the rights of the GDPR
+pub(super) enum Kind {
+    Access,
+    Rectification,
+    Erasure,
+    Restriction,
+    Objection,
+    Portability,
+}
+
+/// How the use of data is narrowed.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(super) enum Restriction {
+    /// It is stored, and used for nothing but what the policy lists
+    Restriction,
+    /// Nothing of it is erased
+    LegalHold,
+}
+
+impl PrivacyCommand {
+    /// Calls the server, and prints what came of it.
+    pub(super) async fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
+        match self {
+            Self::Request(command) => command.run(directory, as_json).await,
+            Self::Rectify { request, email, name } => {
+                let request_id = id(&request.id)?;
+                let rectify = v1::RectifySubjectRequest { request_id, email, name };
+                let mut client = client(directory, &request.connect).await?;
+                let answer = client.rectify_subject(rectify).await?.into_inner();
+                show_request(answer.request.as_ref(), as_json)
+            }
+            Self::Erase { request, keep_licenses, wait } => {
+                let request_id = id(&request.id)?;
+                let erase = v1::EraseSubjectRequest { request_id, keep_licenses, wait };
+                let mut client = client(directory, &request.connect).await?;
+                let answer = client.erase_subject(erase).await?.into_inner();
+                show_erasure(answer.erasure.as_ref(), as_json)
+            }
+            Self::Erasure { id: erasure, connect } => {
+                let get = v1::GetErasureRequest { erasure_id: id(&erasure)? };
+                let mut client = client(directory, &connect).await?;
+                let answer = client.get_erasure(get).await?.into_inner();
+                show_erasure(answer.erasure.as_ref(), as_json)
+            }
+            Self::Restrict { email, kind, lift, connect } => {
+                let kind = match kind {
+                    Restriction::Restriction => v1::RestrictionKind::Restriction,
+                    Restriction::LegalHold => v1::RestrictionKind::LegalHold,
+                };
+                let holds = !lift;
+                let set = v1::SetRestrictionRequest { email, kind: kind.into(), holds };
+                client(directory, &connect).await?.set_restriction(set).await?;
+                print(as_json, &json!({ "holds": holds }), || {
+                    if holds { "it holds" } else { "it is lifted" }.to_owned()
+                });
+                Ok(())
+            }
+            Self::Sweep { dry_run, connect } => {
+                let sweep = v1::SweepRetentionRequest { dry_run };
+                let mut client = client(directory, &connect).await?;
+                let swept = client.sweep_retention(sweep).await?.into_inner();
+                let records = records_json(&swept.records);
+                let value =
+                    json!({ "subjects": swept.subjects, "records": records, "dry_run": dry_run });
+                print(as_json, &value, || {
+                    let what = if dry_run { "would be erased" } else { "were erased" };
+                    format!(
+                        "of {} persons {what}: {}",
+                        swept.subjects,
+                        records_text(&swept.records)
+                    )
+                });
+                Ok(())
+            }
+        }
+    }
+}
+
+impl RequestCommand {
+    async fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
+        let request = match self {
+            Self::Open { email, kind, received, connect } => {
+                let kind = kind.to_wire().into();
+                let open = v1::OpenRequestRequest { email, kind, received_at: received };
+                let mut client = client(directory, &connect).await?;
+                let request = client.open_request(open).await?.into_inner().request;
+                let request = request.context(NO_REQUEST)?;
+                print(as_json, &request_json(&request), || BASE64URL.encode(&request.request_id));
+                return Ok(());
+            }
+            Self::List { connect } => {
+                let mut client = client(directory, &connect).await?;
+                let listed = client.list_requests(v1::ListRequestsRequest {}).await?.into_inner();
+                let requests: Vec<Value> = listed.requests.iter().map(request_json).collect();
+                print(as_json, &json!({ "requests": requests }), || {
+                    let lines: Vec<String> = listed.requests.iter().map(request_text).collect();
+                    if lines.is_empty() { "no open requests".to_owned() } else { lines.join("\n") }
+                });
+                return Ok(());
+            }
+            Self::Show(Named { id: request, connect }) => {
+                let get = v1::GetRequestRequest { request_id: id(&request)? };
+                let mut client = client(directory, &connect).await?;
+                let answer = client.get_request(get).await?.into_inner();
+                let request = answer.request.context(NO_REQUEST)?;
+                let mut value = request_json(&request);
+                value["email"] = json!(answer.email);
+                print(as_json, &value, || format!("{}\n{}", answer.email, request_text(&request)));
+                return Ok(());
+            }
+            Self::Code(Named { id: request, connect }) => {
+                let issue = v1::IssueVerificationCodeRequest { request_id: id(&request)? };
+                let mut client = client(directory, &connect).await?;
+                let answer = client.issue_verification_code(issue).await?.into_inner();
+                let value = json!({ "code": answer.code, "email": answer.email });
+                print(as_json, &value, || {
+                    format!("send {} to {}, and to no other address", answer.code, answer.email)
+                });
+                return Ok(());
+            }
+            Self::Verify { request, code, receipt } => {
+                let proof = match (code, receipt) {
+                    (Some(code), _) => Some(Proof::Code(code)),
+                    (None, Some(path)) => {
+                        Some(Proof::Receipt(super::activation::read(&path)?.trim().to_owned()))
+                    }
+                    (None, None) => None,
+                };
+                let verify = v1::VerifyIdentityRequest { request_id: id(&request.id)?, proof };
+                let mut client = client(directory, &request.connect).await?;
+                client.verify_identity(verify).await?.into_inner().request
+            }
+            Self::Approve(Named { id: request, connect }) => {
+                let approve = v1::ApproveRequestRequest { request_id: id(&request)? };
+                let channel = connect.staff_as(directory, SECOND_ACTOR).await?;
+                let mut client = PrivacyServiceClient::new(channel);
+                client.approve_request(approve).await?.into_inner().request
+            }
+            Self::Extend { request, reason } => {
+                let extend = v1::ExtendRequestRequest { request_id: id(&request.id)?, reason };
+                let mut client = client(directory, &request.connect).await?;
+                client.extend_request(extend).await?.into_inner().request
+            }
+            Self::Refuse { request, reason, evidence } => {
+                let request_id = id(&request.id)?;
+                let refuse = v1::RefuseRequestRequest { request_id, reason, evidence };
+                let mut client = client(directory, &request.connect).await?;
+                client.refuse_request(refuse).await?.into_inner().request
+            }
+            Self::Fulfil { request, out } => {
+                let request_id = id(&request.id)?;
+                let mut client = client(directory, &request.connect).await?;
+                if let Some(out) = out {
+                    save(&mut client, whose_request(&request_id), &out).await?;
+                }
+                let fulfil = v1::FulfilRequestRequest { request_id };
+                client.fulfil_request(fulfil).await?.into_inner().request
+            }
+        };
+        show_request(request.as_ref(), as_json)
+    }
+}
+
+impl Kind {
+    fn to_wire(self) -> v1::RequestKind {
+        match self {
+            Self::Access => v1::RequestKind::Access,
+            Self::Rectification => v1::RequestKind::Rectification,
+            Self::Erasure => v1::RequestKind::Erasure,
+            Self::Restriction => v1::RequestKind::Restriction,
+            Self::Objection => v1::RequestKind::Objection,
+            Self::Portability => v1::RequestKind::Portability,
+        }
+    }
+}
+
+const NO_REQUEST: &str = "the server answered without a request; is it of another version?";
+
+async fn client(
+    directory: &Directory,
+    connect: &Connect,
+) -> anyhow::Result<PrivacyServiceClient<Channel>> {
+    Ok(PrivacyServiceClient::new(connect.staff(directory, Role::Privacy).await?))
+}
+
+fn id(text: &str) -> anyhow::Result<Vec<u8>> {
+    BASE64URL.decode(text).context("the id is not base64url; copy it from where it was shown")
+}
+
+fn show_request(request: Option<&v1::Request>, as_json: bool) -> anyhow::Result<()> {
+    let request = request.context(NO_REQUEST)?;
+    print(as_json, &request_json(request), || request_text(request));
+    Ok(())
+}
+
+fn request_json(request: &v1::Request) -> Value {
+    json!({
+        "request_id": BASE64URL.encode(&request.request_id),
+        "kind": kind(request),
+        "state": state(request),
+        "received_at": time(request.received_at.as_ref()),
+        "gdpr_due": time(request.gdpr_due.as_ref()),
+        "swiss_due": time(request.swiss_due.as_ref()),
+        "verified": request.verified,
+        "approved": request.approved,
+        "needs_approval": request.needs_approval,
+        "extended": request.extended,
+    })
+}
+
+fn request_text(request: &v1::Request) -> String {
+    let mut notes = Vec::new();
+    notes.push(if request.verified { "identity verified" } else { "identity not verified" });
+    if request.approved {
+        notes.push("approved");
+    } else if request.needs_approval {
+        notes.push("needs approval");
+    }
+    if request.extended {
+        notes.push("extended");
+    }
+    format!(
+        "{}  {}  {}  {}\n  received {}, due {} (GDPR), {} (Swiss)",
+        BASE64URL.encode(&request.request_id),
+        kind(request),
+        state(request),
+        notes.join(", "),
+        time(request.received_at.as_ref()).unwrap_or_default(),
+        time(request.gdpr_due.as_ref()).unwrap_or_default(),
+        time(request.swiss_due.as_ref()).unwrap_or_default(),
+    )
+}
+
+fn kind(request: &v1::Request) -> &'static str {
+    match request.kind() {
+        v1::RequestKind::Unspecified => "unknown",
+        v1::RequestKind::Access => "access",
+        v1::RequestKind::Rectification => "rectification",
+        v1::RequestKind::Erasure => "erasure",
+        v1::RequestKind::Restriction => "restriction",
+        v1::RequestKind::Objection => "objection",
+        v1::RequestKind::Portability => "portability",
+    }
+}
+
+fn state(request: &v1::Request) -> &'static str {
+    match request.state() {
+        v1::RequestState::Unspecified => "unknown",
+        v1::RequestState::Open => "open",
+        v1::RequestState::Fulfilled => "fulfilled",
+        v1::RequestState::Refused => "refused",
+    }
+}
+
+fn show_erasure(erasure: Option<&v1::Erasure>, as_json: bool) -> anyhow::Result<()> {
+    let erasure =
+        erasure.context("the server answered without an erasure; is it of another version?")?;
+    let id = BASE64URL.encode(&erasure.erasure_id);
+    let value = json!({
+        "erasure_id": id,
+        "erased_at": time(erasure.erased_at.as_ref()),
+        "final_at": time(erasure.final_at.as_ref()),
+        "final_by": time(erasure.final_by.as_ref()),
+        "remains": erasure.remains,
+        "records": records_json(&erasure.records),
+        "certificate": (!erasure.certificate.is_empty()).then_some(&erasure.certificate),
+    });
+    print(as_json, &value, || {
+        let erased_at = time(erasure.erased_at.as_ref()).unwrap_or_default();
+        let records = records_text(&erasure.records);
+        let mut lines = vec![format!("{id}  erased {erased_at}: {records}")];
+        match (time(erasure.final_at.as_ref()), time(erasure.final_by.as_ref())) {
+            (Some(at), _) => {
+                lines.push(format!("  final since {at}"));
+                lines.push(erasure.certificate.clone());
+            }
+            (None, by) => {
+                lines.push(format!("  not final yet; by {} at the latest", by.unwrap_or_default()));
+                lines.extend(erasure.remains.iter().map(|what| format!("  until then: {what}")));
+            }
+        }
+        lines.join("\n")
+    });
+    Ok(())
+}
+
+fn records_json(records: &[v1::CategoryCount]) -> Value {
+    records.iter().map(|count| (count.category.clone(), json!(count.records))).collect()
+}
+
+fn records_text(records: &[v1::CategoryCount]) -> String {
+    if records.is_empty() {
+        return "nothing".to_owned();
+    }
+    let counts = records.iter().map(|count| format!("{} of {}", count.records, count.category));
+    counts.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,199 @@
+//! The erasure ledger: which keys were destroyed, and in which epoch the vault is. It lies apart from
+//! the data, so that a vault from a backup cannot bring back what was erased since.
+//!
+//! A text file that only ever grows, a line a fact, each durable before it holds:
+//!
+//! ```text
+//! countersign erasure ledger v1
+//! erased <slot>:<fingerprint>,<slot>:<fingerprint>,… <CRC-32C of the line before it>
+//! epoch <number> <CRC-32C of the line before it>
+//! ```
+//!
+//! It names no person: a fingerprint is a hash of a random key that is gone.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::Fingerprint;
+use crate::log::record::KeySlot;
+
+const TITLE: &str = "countersign erasure ledger v1";
+
+/// The ledger cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The disk, or what lies between it and us.
+    #[error(
+        "the erasure ledger {} cannot be read or written: {error}; put it back from where its copy \
+         is: without it, what was erased could come back", path.display()
+    )]
+    Io {
+        /// Where it should be.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// A line is not as it was written.
+    #[error("line {0} of the erasure ledger is damaged; put back a copy of it")]
+    Damaged(usize),
+}
+
+/// What is in a ledger.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Entries {
+    /// Every key that was destroyed.
+    pub(super) erased: Vec<(KeySlot, Fingerprint)>,
+    /// The newest epoch.
+    pub(super) epoch: u32,
+}
+
+/// An open ledger.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    path: PathBuf,
+    file: File,
+}
+
+/// Makes an empty one for a vault of the first epoch. Its directory is the caller's to sync.
+pub fn create_new(path: &Path) -> Result<(), LedgerError> {
+    let create = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(format!("{TITLE}\n{}", line("epoch 1".to_owned())).as_bytes())?;
+        file.sync_all()
+    };
+    create().map_err(|error| LedgerError::Io { path: path.to_owned(), error })
+}
+
+impl Ledger {
+    /// Opens a ledger and reads all of it. A last line that a power cut interrupted is removed: what
+    /// it was about had not begun.
+    pub(super) fn open(path: &Path) -> Result<(Self, Entries), LedgerError> {
+        let io = |error| LedgerError::Io { path: path.to_owned(), error };
+        let text = fs::read_to_string(path).map_err(io)?;
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let file = OpenOptions::new().append(true).open(path).map_err(io)?;
+        if whole < text.len() {
+            file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(io)?;
+        }
+        let mut entries = Entries::default();
+        for (number, line) in (1..).zip(text[..whole].lines()) {
+            let is_good = if number == 1 { line == TITLE } else { entries.add(line).is_some() };
+            if !is_good {
+                return Err(LedgerError::Damaged(number));
+            }
+        }
+        if entries.epoch == 0 {
+            return Err(LedgerError::Damaged(1));
+        }
+        Ok((Self { path: path.to_owned(), file }, entries))
+    }
+
+    /// Says, durably, that these keys are destroyed.
+    pub(super) fn erased(&mut self, keys: &[(KeySlot, Fingerprint)]) -> Result<(), LedgerError> {
+        let mut body = "erased ".to_owned();
+        for (number, (slot, fingerprint)) in keys.iter().enumerate() {
+            let comma = if number == 0 { "" } else { "," };
+            // Writing to a string does not fail.
+            let _ = write!(body, "{comma}{}:{:032x}", slot.0, u128::from_be_bytes(*fingerprint));
+        }
+        self.append(body)
+    }
+
+    /// Says, durably, in which epoch the vault is.
+    pub(super) fn epoch(&mut self, epoch: u32) -> Result<(), LedgerError> {
+        self.append(format!("epoch {epoch}"))
+    }
+
+    fn append(&mut self, body: String) -> Result<(), LedgerError> {
+        let written = self.file.write_all(line(body).as_bytes());
+        let synced = written.and_then(|()| self.file.sync_all());
+        synced.map_err(|error| LedgerError::Io { path: self.path.clone(), error })
+    }
+}
+
+fn line(mut body: String) -> String {
+    let checksum = crc32c::crc32c(body.as_bytes());
+    // Writing to a string does not fail.
+    let _ = writeln!(body, " {checksum:08x}");
+    body
+}
+
+impl Entries {
+    fn add(&mut self, text: &str) -> Option<()> {
+        let (body, _) = text.rsplit_once(' ')?;
+        if line(body.to_owned()).strip_suffix('\n') != Some(text) {
+            return None;
+        }
+        match body.split_once(' ')? {
+            ("epoch", number) => self.epoch = number.parse().ok()?,
+            ("erased", keys) => {
+                for key in keys.split(',') {
+                    let (slot, fingerprint) = key.split_once(':')?;
+                    let fingerprint = u128::from_str_radix(fingerprint, 16).ok()?.to_be_bytes();
+                    self.erased.push((KeySlot(slot.parse().ok()?), fingerprint));
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written() -> (tempfile::TempDir, PathBuf, Vec<u8>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("erasures");
+        create_new(&path).unwrap();
+        let (mut ledger, entries) = Ledger::open(&path).unwrap();
+        assert_eq!(entries, Entries { erased: vec![], epoch: 1 });
+        ledger.erased(&[(KeySlot(7), [1; 16]), (KeySlot(9), [0xAB; 16])]).unwrap();
+        ledger.epoch(2).unwrap();
+        let text = fs::read(&path).unwrap();
+        (directory, path, text)
+    }
+
+    #[test]
+    fn it_reads_back() {
+        let (_directory, path, _) = written();
+        let (_, entries) = Ledger::open(&path).unwrap();
+        let erased = vec![(KeySlot(7), [1; 16]), (KeySlot(9), [0xAB; 16])];
+        assert_eq!(entries, Entries { erased, epoch: 2 });
+    }
+
+    #[test]
+    fn an_unfinished_last_line_is_removed_and_the_rest_holds() {
+        let (_directory, path, text) = written();
+        let last = text[..text.len() - 1].iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
+        for end in last..text.len() {
+            fs::write(&path, &text[..end]).unwrap();
+            let (mut ledger, entries) = Ledger::open(&path).unwrap();
+            assert_eq!((entries.erased.len(), entries.epoch), (2, 1));
+            ledger.epoch(2).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_changed_line_is_named() {
+        let (_directory, path, text) = written();
+        for at in 0..text.len() - 1 {
+            if text[at] == b'\n' {
+                continue;
+            }
+            let mut changed = text.clone();
+            changed[at] ^= 1;
+            fs::write(&path, &changed).unwrap();
+            let number = text[..=at].split(|&byte| byte == b'\n').count();
+            let error = Ledger::open(&path).unwrap_err();
+            assert!(matches!(error, LedgerError::Damaged(n) if n == number), "byte {at}: {error}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(Ledger::open(&path).unwrap_err().to_string().contains("put it back"));
+    }
+}

@@ -1,0 +1,215 @@
+//! A slot of the vault's file: a key under a name, or the tombstone of one.
+//!
+//! ```text
+//! offset  bytes                                        plaintext, 67 bytes
+//!      0      1  state: 0 free, 1 live, 2 destroyed         0   1  kind of name
+//!      1      1  version, 1                                 1   2  year, or 0
+//!      2      4  epoch                                      3  16  owner
+//!      6      2  zero                                      19  32  data key
+//!      8     24  nonce                                     51  16  lookup tag, or zero
+//!     32     83  sealed plaintext
+//!    115      9  zero
+//!    124      4  CRC-32C of all before it
+//! ```
+//!
+//! Numbers are big-endian. The plaintext is sealed with XChaCha20-Poly1305 under the master key of
+//! the epoch; slot number, epoch and state are its associated data, so that no slot passes for
+//! another. A free slot is 128 zeros. The plaintext of a destroyed slot is a fingerprint of its key and
+//! zeros.
+//!
+//! A slot lies within one 512-byte sector, which a disk writes whole or not at all.
+
+use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use rand::CryptoRng;
+use zeroize::Zeroizing;
+
+use super::master::MasterKey;
+use super::{Fingerprint, KeyName, NewKey, VaultError};
+use crate::domain::{LicenseId, SubjectId};
+use crate::log::record::KeySlot;
+use crate::seal::{DataKey, LookupTag, TAG_BYTES};
+
+/// The length of a slot.
+pub(super) const SLOT_BYTES: usize = 128;
+pub(super) const VERSION: u8 = 1;
+pub(super) const LIVE: u8 = 1;
+const DESTROYED: u8 = 2;
+const SEALED: std::ops::Range<usize> = 32..32 + PLAINTEXT_BYTES + TAG_BYTES;
+const PLAINTEXT_BYTES: usize = 67;
+const CHECKSUM_AT: usize = SLOT_BYTES - 4;
+
+pub(super) type Slot = [u8; SLOT_BYTES];
+type Plaintext = Zeroizing<[u8; PLAINTEXT_BYTES]>;
+
+/// What a slot holds.
+pub(super) enum Content {
+    /// The key that tags are made with.
+    TagKey(DataKey),
+    Key(NewKey, DataKey),
+    Destroyed(Fingerprint),
+}
+
+/// The master key, ready to seal and open slots.
+pub(super) struct Wrap {
+    cipher: XChaCha20Poly1305,
+    pub(super) epoch: u32,
+}
+
+impl Wrap {
+    pub(super) fn new(master: &MasterKey) -> Self {
+        let cipher = XChaCha20Poly1305::new((&*master.key).into());
+        Self { cipher, epoch: master.epoch }
+    }
+
+    pub(super) fn seal(
+        &self,
+        number: KeySlot,
+        content: &Content,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Slot, VaultError> {
+        let mut plaintext = content.to_bytes();
+        let mut slot = [0; SLOT_BYTES];
+        slot[0] = content.state();
+        slot[1] = VERSION;
+        slot[2..6].copy_from_slice(&self.epoch.to_be_bytes());
+        rng.fill_bytes(&mut slot[8..32]);
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(
+                &nonce(&slot),
+                &associated(number, &slot),
+                plaintext.as_mut_slice().into(),
+            )
+            .map_err(|_| VaultError::Damaged(number))?;
+        slot[SEALED][..PLAINTEXT_BYTES].copy_from_slice(plaintext.as_ref());
+        slot[SEALED][PLAINTEXT_BYTES..].copy_from_slice(&tag);
+        let checksum = crc32c::crc32c(&slot[..CHECKSUM_AT]);
+        slot[CHECKSUM_AT..].copy_from_slice(&checksum.to_be_bytes());
+        Ok(slot)
+    }
+
+    /// `None`: the slot is free.
+    pub(super) fn open(&self, number: KeySlot, slot: &Slot) -> Result<Option<Content>, VaultError> {
+        if slot.iter().all(|&byte| byte == 0) {
+            return Ok(None);
+        }
+        if !is_whole(slot) || slot[1] != VERSION || epoch(slot) != self.epoch {
+            return Err(VaultError::Damaged(number));
+        }
+        let mut plaintext = Plaintext::new([0; PLAINTEXT_BYTES]);
+        plaintext.copy_from_slice(&slot[SEALED][..PLAINTEXT_BYTES]);
+        let tag = slot[SEALED][PLAINTEXT_BYTES..].try_into();
+        let tag = tag.map_err(|_| VaultError::Damaged(number))?;
+        self.cipher
+            .decrypt_inout_detached(
+                &nonce(slot),
+                &associated(number, slot),
+                plaintext.as_mut_slice().into(),
+                &tag,
+            )
+            .map_err(|_| VaultError::Damaged(number))?;
+        let content = Content::from_bytes(&plaintext).filter(|content| content.state() == slot[0]);
+        content.map(Some).ok_or(VaultError::Damaged(number))
+    }
+}
+
+/// Whether the bytes are those that were written.
+pub(super) fn is_whole(slot: &Slot) -> bool {
+    crc32c::crc32c(&slot[..CHECKSUM_AT]).to_be_bytes() == slot[CHECKSUM_AT..]
+}
+
+fn nonce(slot: &Slot) -> XNonce {
+    let mut nonce = XNonce::default();
+    nonce.copy_from_slice(&slot[8..32]);
+    nonce
+}
+
+/// The epoch that a slot was written in.
+pub(super) fn epoch(slot: &Slot) -> u32 {
+    u32::from_be_bytes([slot[2], slot[3], slot[4], slot[5]])
+}
+
+/// Slot number, epoch and state.
+fn associated(number: KeySlot, slot: &Slot) -> [u8; 9] {
+    let mut bytes = [0; 9];
+    bytes[..4].copy_from_slice(&number.0.to_be_bytes());
+    bytes[4..8].copy_from_slice(&slot[2..6]);
+    bytes[8] = slot[0];
+    bytes
+}
+
+/// The kind of a name, its year and its owner.
+type NameParts = (u8, u16, [u8; 16]);
+
+/// The kind of a tombstone, apart from those of names.
+const TOMBSTONE: u8 = 255;
+
+fn name_to_parts(name: &KeyName) -> NameParts {
+    match name {
+        KeyName::Identity(subject) => (1, 0, *subject.as_bytes()),
+        KeyName::License(license) => (2, 0, *license.as_bytes()),
+        KeyName::Activations(subject, year) => (3, *year, *subject.as_bytes()),
+        KeyName::Access(subject, year) => (4, *year, *subject.as_bytes()),
+        KeyName::Name(subject) => (5, 0, *subject.as_bytes()),
+        KeyName::System => (6, 0, [0; 16]),
+    }
+}
+
+fn name_from_parts((kind, year, owner): NameParts) -> Option<KeyName> {
+    let subject = SubjectId::from_bytes(owner);
+    match kind {
+        1 => Some(KeyName::Identity(subject)),
+        2 => Some(KeyName::License(LicenseId::from_bytes(owner))),
+        3 => Some(KeyName::Activations(subject, year)),
+        4 => Some(KeyName::Access(subject, year)),
+        5 => Some(KeyName::Name(subject)),
+        6 => Some(KeyName::System),
+        _ => None,
+    }
+}
+
+impl Content {
+    fn state(&self) -> u8 {
+        match self {
+            Self::TagKey(_) | Self::Key(..) => LIVE,
+            Self::Destroyed(_) => DESTROYED,
+        }
+    }
+
+    pub(super) fn to_bytes(&self) -> Plaintext {
+        let mut bytes = Plaintext::new([0; PLAINTEXT_BYTES]);
+        let (kind, year, owner) = match self {
+            Self::TagKey(_) => (0, 0, [0; 16]),
+            Self::Key(NewKey { name, .. }, _) => name_to_parts(name),
+            Self::Destroyed(_) => (TOMBSTONE, 0, [0; 16]),
+        };
+        bytes[0] = kind;
+        bytes[1..3].copy_from_slice(&u16::to_be_bytes(year));
+        bytes[3..19].copy_from_slice(&owner);
+        match self {
+            Self::TagKey(key) => bytes[19..51].copy_from_slice(key.expose()),
+            Self::Key(NewKey { tag, .. }, key) => {
+                bytes[19..51].copy_from_slice(key.expose());
+                bytes[51..67].copy_from_slice(&tag.unwrap_or_default());
+            }
+            Self::Destroyed(fingerprint) => bytes[19..35].copy_from_slice(fingerprint),
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &Plaintext) -> Option<Self> {
+        let year = u16::from_be_bytes([bytes[1], bytes[2]]);
+        let owner: [u8; 16] = bytes[3..19].try_into().ok()?;
+        if bytes[0] == TOMBSTONE {
+            return Some(Self::Destroyed(bytes[19..35].try_into().ok()?));
+        }
+        let key = DataKey::from_bytes(bytes[19..51].try_into().ok()?);
+        if bytes[0] == 0 {
+            return Some(Self::TagKey(key));
+        }
+        let tag: LookupTag = bytes[51..67].try_into().ok()?;
+        let tag = (tag != LookupTag::default()).then_some(tag);
+        Some(Self::Key(NewKey { name: name_from_parts((bytes[0], year, owner))?, tag }, key))
+    }
+}

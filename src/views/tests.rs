@@ -1,0 +1,198 @@
+use super::*;
+use crate::domain::{Email, ErasureReason, SigningKeyId, Timestamp};
+use crate::domain::{LicenseKey, Product, Seats, Terms};
+
+const SUBJECT: SubjectId = SubjectId::from_bytes([1; 16]);
+const LICENSE: LicenseId = LicenseId::from_bytes([2; 16]);
+
+fn activation(byte: u8) -> ActivationId {
+    ActivationId::from_bytes([byte; 16])
+}
+
+fn events() -> Vec<(Position, Event)> {
+    let at = Timestamp::from_millis(0).unwrap();
+    let activated = |byte| Event::Activated {
+        license: LICENSE,
+        activation: activation(byte),
+        signing_key: SigningKeyId::from_bytes([0; 32]),
+        lease_until: None,
+        at,
+    };
+    let events = [
+        Event::SubjectRegistered {
+            subject: SUBJECT,
+            email: Email::parse("ada@example.com").unwrap(),
+            at,
+        },
+        Event::LicenseIssued {
+            license: LICENSE,
+            subject: SUBJECT,
+            key: LicenseKey::generate(|| 0),
+            terms: Terms {
+                product: Product::parse("p").unwrap(),
+                seats: Seats::new(3).unwrap(),
+                expires_at: None,
+                updates_until: None,
+            },
+            at,
+        },
+        activated(10),
+        activated(11),
+        Event::Deactivated { license: LICENSE, activation: activation(10), by_staff: false, at },
+        Event::LicenseSuspended { license: LICENSE, at },
+    ];
+    (0..).map(Position).zip(events).collect()
+}
+
+fn pairs(events: &[(Position, Event)]) -> impl Iterator<Item = (Position, &Event)> {
+    events.iter().map(|(position, event)| (*position, event))
+}
+
+/// Takes events in, of which nothing is erased.
+fn take<'e>(views: &Views, events: impl IntoIterator<Item = (Position, &'e Event)>) {
+    let events: Vec<_> = events.into_iter().collect();
+    let next = events.last().unwrap().0.plus(1);
+    views.apply(events, Checkpoint { next, last: [9; 32] }, &|_| Ok(false)).unwrap();
+}
+
+fn assert_as_expected(views: &Views) {
+    assert_eq!(views.checkpoint().unwrap(), Checkpoint { next: Position(6), last: [9; 32] });
+    assert_eq!(views.subject(SUBJECT).unwrap().unwrap().email, Some(Position(0)));
+    let license = views.license(LICENSE).unwrap().unwrap();
+    assert_eq!((license.used, license.activations), (1, 2));
+    assert_eq!((license.status, license.issued), (Status::Suspended, Position(1)));
+    let ended = views.activation(activation(10)).unwrap().unwrap();
+    assert_eq!((ended.activated, ended.ended), (Position(2), Some(Position(4))));
+    assert_eq!(views.newest_activations(LICENSE, 9).unwrap(), [activation(11), activation(10)]);
+    assert_eq!(views.newest_activations(LICENSE, 1).unwrap(), [activation(11)]);
+    let positions = |entries: Vec<Entry>| -> Vec<u64> {
+        entries.iter().map(|entry| entry.position.0).collect()
+    };
+    assert_eq!(positions(views.subject_entries(SUBJECT, Position(0), 9).unwrap()), [0, 1]);
+    assert_eq!(positions(views.license_entries(LICENSE, Position(3), 2).unwrap()), [3, 4]);
+}
+
+#[test]
+fn one_batch_or_many_give_the_same_views() {
+    let place = tempfile::tempdir().unwrap();
+    let one = Views::open(&place.path().join("one"), 1 << 20).unwrap();
+    take(&one, pairs(&events()));
+    assert_as_expected(&one);
+    let many = Views::open(&place.path().join("many"), 1 << 20).unwrap();
+    for event in events() {
+        take(&many, pairs(&[event]));
+    }
+    assert_as_expected(&many);
+}
+
+#[test]
+fn rows_in_memory_and_on_disk_are_one_view() {
+    let place = tempfile::tempdir().unwrap();
+    let views = Views::open(place.path(), 1 << 20).unwrap();
+    let (at, signing_key) = (Timestamp::from_millis(0).unwrap(), SigningKeyId::from_bytes([0; 32]));
+    let id = |number: u64| {
+        let mut id = [0; 16];
+        id[8..].copy_from_slice(&number.to_be_bytes());
+        ActivationId::from_bytes(id)
+    };
+    take(&views, pairs(&events()[..2]));
+    let total = RECENT_ROWS as u64;
+    for number in 2..total {
+        let (license, activation, lease_until) = (LICENSE, id(number), None);
+        let event = Event::Activated { license, activation, signing_key, lease_until, at };
+        take(&views, [(Position(number), &event)]);
+        // Each is there at once, wherever the border between memory and disk is.
+        assert_eq!(views.activation(activation).unwrap().unwrap().activated, Position(number));
+        let newest = views.newest_activations(LICENSE, 3).unwrap();
+        let expected: Vec<_> = (2..=number).rev().take(3).map(id).collect();
+        assert_eq!(newest, expected);
+    }
+    assert!(views.read_recent().len() < RECENT_ROWS);
+    let on_disk: Position = Position(
+        read::<CheckpointRow>(&views.db.get(row::CHECKPOINT).unwrap().unwrap()).unwrap().next,
+    );
+    assert!(Position(2) < on_disk && on_disk < Position(total), "{on_disk}");
+    for (from, limit) in (0..total).step_by(7).flat_map(|from| [(from, 3), (from, usize::MAX)]) {
+        let entries = views.license_entries(LICENSE, Position(from), limit).unwrap();
+        let positions = entries.iter().map(|entry| entry.position.0);
+        assert!(positions.eq((from.max(2)..total).take(limit)), "{limit} from {from}");
+    }
+    drop(views);
+
+    let killed = Views::open(place.path(), 1 << 20).unwrap();
+    assert_eq!(killed.checkpoint().unwrap().next, on_disk);
+    let used = killed.license(LICENSE).unwrap().unwrap().used;
+    assert_eq!(u64::from(used), on_disk.0 - 2, "rows and checkpoint are of one moment");
+}
+
+#[test]
+fn what_is_erased_is_as_if_it_had_never_been_read() {
+    let place = tempfile::tempdir().unwrap();
+    let at = Timestamp::from_millis(0).unwrap();
+    let (erasure, reason) = (ErasureId::from_bytes([7; 16]), ErasureReason::Request);
+    let begun = Event::ErasureBegun { erasure, subject: SUBJECT, reason, at };
+    let records = Vec::new();
+    let erased = Event::DataErased { erasure, subject: SUBJECT, reason, records, epoch: 1, at };
+    let moved = Event::EpochMoved { epoch: 2, at };
+    // Everything; one activation, begun and ended; the address.
+    for gone in [&[0, 1, 2, 3, 4, 5][..], &[2, 4], &[0]] {
+        let is_erased = |position: Position| Ok(gone.contains(&position.0));
+        let ends = [begun.clone(), erased.clone(), moved.clone()];
+        let ends: Vec<_> = (6..).map(Position).zip(ends).collect();
+        let end = Checkpoint { next: Position(9), last: [9; 32] };
+
+        let name = format!("{gone:?}");
+        let live = Views::open(&place.path().join(&name), 1 << 20).unwrap();
+        take(&live, pairs(&events()));
+        take(&live, pairs(&ends[..1]));
+        assert_eq!(live.pending_erasures().unwrap(), [erasure]);
+        assert_eq!(live.erasure(erasure).unwrap().unwrap().erased, None);
+        live.apply(pairs(&ends[1..]), end, &is_erased).unwrap();
+
+        let rebuilt = Views::open(&place.path().join(name + "rebuilt"), 1 << 20).unwrap();
+        let kept: Vec<_> =
+            events().into_iter().filter(|(position, _)| !gone.contains(&position.0)).collect();
+        rebuilt.apply(pairs(&kept).chain(pairs(&ends)), end, &is_erased).unwrap();
+
+        for views in [&live, &rebuilt] {
+            assert_eq!(views.pending_erasures().unwrap(), []);
+            assert_eq!(views.erasure(erasure).unwrap().unwrap().is_final, Some(Position(8)));
+            assert_eq!(views.epoch().unwrap(), 2);
+        }
+        let rows = |views: &Views| {
+            views.close().unwrap();
+            let rows = views.db.iter().map(|row| row.unwrap());
+            rows.map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(&live), rows(&rebuilt), "{gone:?}");
+        let subject = live.subject(SUBJECT).unwrap();
+        assert_eq!(subject.is_some(), gone.len() < 6);
+        assert_eq!(subject.and_then(|subject| subject.email).is_some(), gone[0] != 0);
+        assert_eq!(live.activation(activation(10)).unwrap().is_some(), gone == [0]);
+    }
+}
+
+#[test]
+fn views_are_believed_when_closed_but_not_after_a_power_cut() {
+    let place = tempfile::tempdir().unwrap();
+    drop(Views::open(place.path(), 1 << 20).unwrap());
+    fs::write(place.path().join(TRUST), "another boot").unwrap();
+    assert!(matches!(Views::open(place.path(), 1 << 20), Err(ViewsError::Damaged(_))));
+    Views::delete(place.path()).unwrap();
+    let views = Views::open(place.path(), 1 << 20).unwrap();
+    assert_eq!(views.checkpoint().unwrap().next, Position(0));
+    take(&views, pairs(&events()));
+    views.close().unwrap();
+    drop(views);
+    assert_eq!(fs::read_to_string(place.path().join(TRUST)).unwrap(), CLOSED);
+    assert_as_expected(&Views::open(place.path(), 1 << 20).unwrap());
+}
+
+#[test]
+fn distrusted_views_do_not_open() {
+    let place = tempfile::tempdir().unwrap();
+    let views = Views::open(place.path(), 1 << 20).unwrap();
+    views.distrust().unwrap();
+    drop(views);
+    assert!(Views::open(place.path(), 1 << 20).is_err());
+}
