@@ -28,6 +28,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "policy",
             "proto",
             "receipt",
+            "seal",
             "service",
             "telemetry",
             "vault",

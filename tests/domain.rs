@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use countersign::domain::{
     Access, ActivationId, Actor, Command, Email, Event, Issue, LicenseCommand, LicenseId,
-    LicenseKey, Operation, Position, Product, Purpose, Rejection, Role, Seats, SigningKeyId, State,
-    Status, SubjectCommand, SubjectId, Terms, Timestamp, decide, evolve,
+    LicenseKey, Operation, Position, Product, Purpose, RecordedActor, Rejection, Role, Seats,
+    SigningKeyId, State, Status, SubjectCommand, SubjectId, Terms, Timestamp, decide, evolve,
 };
 use proptest::prelude::*;
 
@@ -49,7 +49,7 @@ impl World {
 
 fn access(operation: Operation) -> Access {
     Access {
-        actor: Actor::parse("alice").unwrap(),
+        actor: RecordedActor::Named(Actor::parse("alice").unwrap()),
         role: Role::Issuer,
         purpose: Purpose::LicenseAdministration,
         operation,

@@ -3,8 +3,9 @@
 
 use countersign::domain::{
     Access, ActivationId, Actor, ActorTag, Email, ErasureId, ErasureReason, Event, LicenseId,
-    LicenseKey, Note, Operation, PersonName, Product, Purpose, RequestId, RequestKind, RequestStep,
-    RestrictionKind, Role, Seats, SigningKeyId, SubjectId, Terms, Timestamp,
+    LicenseKey, Note, Operation, PersonName, Product, Purpose, RecordedActor, RequestId,
+    RequestKind, RequestStep, RestrictionKind, Role, SealedActor, Seats, SigningKeyId, SubjectId,
+    Terms, Timestamp,
 };
 use countersign::log::codec;
 use countersign::proto::EVENT_CATEGORIES;
@@ -31,7 +32,7 @@ fn events() -> Vec<(&'static str, Event)> {
         |lease_until| Event::Activated { license, activation, signing_key, lease_until, at };
     let deactivated = |by_staff| Event::Deactivated { license, activation, by_staff, at };
     let access = Access {
-        actor: Actor::parse("grace.h").unwrap(),
+        actor: RecordedActor::Named(Actor::parse("grace.h").unwrap()),
         role: Role::Support,
         purpose: Purpose::CustomerSupport,
         operation: Operation::GetHistory,
@@ -69,6 +70,8 @@ fn privacy_events(
     let note = |text| Note::parse(text).unwrap();
     let name = PersonName::parse("Ada Lovelace").unwrap();
     let later = Timestamp::from_millis(4_102_444_800_000);
+    let actor = RecordedActor::Sealed(SealedActor::from_bytes(vec![8; SealedActor::BYTES]));
+    let sealed = Access { actor, ..access.clone() };
     let answering = Access { request: Some(request), ..access };
     let (kind, received_at) = (RequestKind::Erasure, at);
     let stepped = |step| Event::RequestStepped { request, subject, step, by, at };
@@ -92,6 +95,7 @@ fn privacy_events(
     let email = Email::parse("ada@example.com").unwrap();
     vec![
         ("AccessRecorded, for a request", Event::AccessRecorded { subject, access: answering, at }),
+        ("AccessRecorded, sealed", Event::AccessRecorded { subject, access: sealed, at }),
         ("EmailRecorded", Event::EmailRecorded { subject, email, at }),
         ("NameRecorded", Event::NameRecorded { subject, name, at }),
         ("RestrictionChanged", restricted(RestrictionKind::Restriction, true)),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use countersign::domain::{
     Access, ActivationId, Actor, Email, Event, LicenseCommand, LicenseId, LicenseKey, Operation,
-    Position, Product, Purpose, Rejection, Role, Seats, SigningKeyId, Terms,
+    Position, Product, Purpose, RecordedActor, Rejection, Role, Seats, SigningKeyId, Terms,
 };
 use countersign::log::memory::{Fault, MemoryLog};
 use countersign::log::tree::CompactRange;
@@ -89,7 +89,7 @@ impl World {
 impl Server {
     async fn issue(&self, seats: u32) {
         let by = Access {
-            actor: Actor::parse("grace").unwrap(),
+            actor: RecordedActor::Named(Actor::parse("grace").unwrap()),
             role: Role::Issuer,
             purpose: Purpose::LicenseAdministration,
             operation: Operation::IssueLicense,

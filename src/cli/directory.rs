@@ -3,6 +3,7 @@
 //! ```text
 //! countersign.toml   policy.toml
 //! keys/              master.key  receipt-keys.jwks  log.key      (not to be backed up with data/)
+//!                    actors.pub  actor-1.key  actor-2.key        (the private ones: two people keep them)
 //! tls/               certificates
 //! data/              log/  vault  head  lock                     (the truth)
 //! ledger/            erasures: what was erased, so that no backup brings it back
@@ -31,6 +32,7 @@ use crate::log::sled::SledLog;
 use crate::log::tree::CompactRange;
 use crate::policy::{self, Policy};
 use crate::receipt::KeyRing;
+use crate::seal::actor::{ActorKey, ActorSeal};
 use crate::service::store::Store;
 use crate::vault::file::{FileVault, Places};
 use crate::vault::master::{KeyFile, MasterKey};
@@ -128,6 +130,12 @@ impl Directory {
         write_new(&self.join("keys/master.key"), master.expose().as_bytes(), 0o600)?;
         write_new(&self.receipt_keys_path(), receipts.to_jwks().as_bytes(), 0o600)?;
         write_new(&self.join("keys/log.key"), log_key.expose().as_bytes(), 0o600)?;
+        let actor_keys = [ActorKey::generate(rng), ActorKey::generate(rng)];
+        for (name, key) in ["actor-1.key", "actor-2.key"].iter().zip(&actor_keys) {
+            write_new(&self.join("keys").join(name), key.expose().as_bytes(), 0o600)?;
+        }
+        let actor_seal = ActorSeal::for_keys(actor_keys.each_ref());
+        write_new(&self.join("keys/actors.pub"), actor_seal.to_text().as_bytes(), 0o644)?;
 
         durability::make_flush_durable();
         SledLog::create(&self.join("data/log"))?;
@@ -162,6 +170,12 @@ impl Directory {
         let path = self.receipt_keys_path();
         KeyRing::from_jwks(&read_secret(&path)?)
             .with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// What the names of staff are sealed with.
+    pub(super) fn actor_seal(&self) -> anyhow::Result<ActorSeal> {
+        let path = self.join("keys/actors.pub");
+        ActorSeal::parse(&read(&path)?).with_context(|| format!("{} is not valid", path.display()))
     }
 
     /// Where the keys of receipts are.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
@@ -13,10 +13,11 @@ use super::directory::Directory;
 use super::export::{save, whose_request};
 use super::license::moment;
 use super::output::{print, time};
-use crate::domain::Role;
+use crate::domain::{Role, SealedActor};
 use crate::proto::v1;
 use crate::proto::v1::privacy_service_client::PrivacyServiceClient;
 use crate::proto::v1::verify_identity_request::Proof;
+use crate::seal::actor::{self, ActorKey};
 
 /// The certificate in `--dir` that approves by default: who opened a request cannot approve it.
 const SECOND_ACTOR: &str = "privacy-2";
@@ -77,6 +78,14 @@ pub(super) enum PrivacyCommand {
         dry_run: bool,
         #[command(flatten)]
         connect: Connect,
+    },
+    /// Read the name of a member of staff that an access record holds; takes both keys
+    Actor {
+        /// As an export shows it
+        sealed: String,
+        /// The two private keys
+        #[arg(long, value_name = "FILE", num_args = 2, required = true)]
+        keys: Vec<PathBuf>,
     },
 }
 
@@ -216,6 +225,21 @@ impl PrivacyCommand {
                 print(as_json, &json!({ "holds": holds }), || {
                     if holds { "it holds" } else { "it is lifted" }.to_owned()
                 });
+                Ok(())
+            }
+            Self::Actor { sealed, keys } => {
+                let sealed = SealedActor::from_bytes(id(&sealed)?);
+                let key = |path: &PathBuf| {
+                    let text = zeroize::Zeroizing::new(super::activation::read(path)?);
+                    let key = ActorKey::parse(&text);
+                    key.with_context(|| format!("{} is not valid", path.display()))
+                };
+                let keys = keys.iter().map(key).collect::<anyhow::Result<Vec<_>>>()?;
+                let [first, second] = keys.as_slice() else { bail!("it takes two keys") };
+                let actor = actor::open(&sealed, [first, second])
+                    .map_err(|error| anyhow!("the sealed name {error}"))?;
+                let name = actor.expose().to_owned();
+                print(as_json, &json!({ "actor": name }), || name.clone());
                 Ok(())
             }
             Self::Sweep { dry_run, connect } => {

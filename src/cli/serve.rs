@@ -69,6 +69,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         issuer: config.issuer.clone(),
         leases: config.leases()?,
         policy: Arc::clone(&policy),
+        actor_seal: directory.actor_seal()?,
     };
     let receipts = directory.receipt_keys()?;
     let Opened { store, tree, log_key, lock } = directory.open(&config, |_, _| ())?;

@@ -58,6 +58,41 @@ impl Actor {
     }
 }
 
+/// The name of a member of staff, as it is recorded: to read it takes two keys that the server does
+/// not have.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealedActor(Vec<u8>);
+
+impl SealedActor {
+    /// How long one is.
+    pub const BYTES: usize = 113;
+
+    /// Takes the bytes as they are.
+    pub const fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SealedActor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealedActor[redacted]")
+    }
+}
+
+/// Who accessed a person's data, as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordedActor {
+    /// As events of the first version have it.
+    Named(Actor),
+    /// Sealed apart.
+    Sealed(SealedActor),
+}
+
 impl fmt::Debug for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Actor[redacted]")
@@ -148,7 +183,7 @@ impl Operation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// Who.
-    pub actor: Actor,
+    pub actor: RecordedActor,
     /// As what.
     pub role: Role,
     /// Why.

@@ -15,7 +15,7 @@ mod request;
 mod state;
 mod subject;
 
-pub use access::{Access, Actor, Operation, Purpose, Role};
+pub use access::{Access, Actor, Operation, Purpose, RecordedActor, Role, SealedActor};
 pub use category::Category;
 pub use email::{Email, EmailError, NORMALISER_VERSION};
 pub use event::{ErasureReason, Event, Position};

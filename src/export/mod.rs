@@ -7,7 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::{Serialize, Serializer};
 
-use crate::domain::{ActivationId, Event, LicenseId, Note, RequestId, RequestStep, Timestamp};
+use crate::domain::{
+    ActivationId, Event, LicenseId, Note, RecordedActor, RequestId, RequestStep, Timestamp,
+};
 use crate::policy::Policy;
 
 /// The form of the document. It changes when a member is removed or means something else.
@@ -91,7 +93,8 @@ struct Activation {
 
 #[derive(Serialize)]
 struct Access {
-    actor: String,
+    /// The name of the member of staff, which takes two keys to read.
+    sealed_actor: Option<String>,
     role: &'static str,
     purpose: &'static str,
     operation: &'static str,
@@ -233,7 +236,10 @@ impl<'a> Document<'a> {
             Event::AccessRecorded { access, at, .. } => {
                 self.records.access_recorded += 1;
                 self.accesses.push(Access {
-                    actor: access.actor.expose().to_owned(),
+                    sealed_actor: match &access.actor {
+                        RecordedActor::Sealed(sealed) => Some(BASE64URL.encode(sealed.as_bytes())),
+                        RecordedActor::Named(_) => None,
+                    },
                     role: access.role.name(),
                     purpose: access.purpose.name(),
                     operation: access.operation.name(),

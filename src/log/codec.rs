@@ -5,7 +5,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
     Access, Actor, Category, Email, ErasureReason, Event, LicenseKey, Note, Operation, PersonName,
-    Product, Purpose, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms, Timestamp,
+    Product, Purpose, RecordedActor, RequestKind, RequestStep, RestrictionKind, Role, SealedActor,
+    Seats, Terms, Timestamp,
 };
 use crate::proto::EVENT_CATEGORIES;
 use crate::proto::events as wire;
@@ -83,7 +84,14 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
             8,
             Kind::AccessRecorded(wire::AccessRecorded {
                 subject_id: subject.as_bytes().to_vec(),
-                actor: access.actor.expose().to_owned(),
+                actor: match &access.actor {
+                    RecordedActor::Named(actor) => actor.expose().to_owned(),
+                    RecordedActor::Sealed(_) => String::new(),
+                },
+                sealed_actor: match &access.actor {
+                    RecordedActor::Named(_) => Vec::new(),
+                    RecordedActor::Sealed(sealed) => sealed.as_bytes().to_vec(),
+                },
                 role: access.role.name().to_owned(),
                 purpose: wire::AccessPurpose::from(access.purpose).into(),
                 operation: wire::Operation::from(access.operation).into(),
@@ -244,7 +252,13 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
         Kind::AccessRecorded(e) => Event::AccessRecorded {
             subject: id(&e.subject_id, "subject_id")?,
             access: Access {
-                actor: Actor::parse(&e.actor).ok_or(DecodeError("actor"))?,
+                actor: match e.sealed_actor.as_slice() {
+                    [] => {
+                        let actor = Actor::parse(&e.actor).ok_or(DecodeError("actor"))?;
+                        RecordedActor::Named(actor)
+                    }
+                    sealed => RecordedActor::Sealed(SealedActor::from_bytes(sealed.to_vec())),
+                },
                 role: Role::from_name(&e.role).ok_or(DecodeError("role"))?,
                 purpose: known(e.purpose(), "purpose")?,
                 operation: known(e.operation(), "operation")?,

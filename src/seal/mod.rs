@@ -7,6 +7,8 @@
 //! commitment is stored beside the ciphertext and checked first: ChaCha20-Poly1305 alone lets one
 //! ciphertext open under two keys, and a hash over it would then bind nothing.
 
+pub mod actor;
+
 use std::fmt;
 
 use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};

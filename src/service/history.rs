@@ -70,7 +70,7 @@ impl Service {
             Person::Email(email) => self.find_subject(&email)?,
             Person::LicenseKey(key) => self.owned(&key)?.1,
         };
-        let access = staff.access(purpose, Operation::GetHistory);
+        let access = self.access(staff, purpose, Operation::GetHistory);
         let shows_email = self.may_see(&access, Category::Email);
         self.record(subject, access, &[Category::License, Category::ActivationTime]).await?;
         let service = Arc::clone(self);
@@ -104,7 +104,7 @@ impl Service {
         page: usize,
     ) -> Result<Activations, ServiceError> {
         let (license, subject) = self.owned(key)?;
-        let access = staff.access(purpose, Operation::ListActivations);
+        let access = self.access(staff, purpose, Operation::ListActivations);
         self.record(subject, access, &[Category::ActivationTime]).await?;
         let store = Arc::clone(&self.store);
         Ok(Activations { store, license, next: Some(Position::ZERO), page })

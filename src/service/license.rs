@@ -35,7 +35,7 @@ impl Service {
         self.names_allowed(name.as_ref())?;
         let license = LicenseId::derive(&nonce);
         let key = LicenseKey::generate(rand::random);
-        let by = staff.administration(Operation::IssueLicense);
+        let by = self.administration(staff, Operation::IssueLicense);
         self.ask(Request::Issue { license, email, name, key, terms, by }).await?;
         self.details(license)
     }
@@ -48,7 +48,7 @@ impl Service {
         purpose: Purpose,
     ) -> Result<LicenseDetails, ServiceError> {
         let (license, subject) = self.owned(key)?;
-        let access = staff.access(purpose, Operation::GetLicense);
+        let access = self.access(staff, purpose, Operation::GetLicense);
         self.record(subject, access, &[Category::License]).await?;
         self.details(license)
     }
@@ -59,7 +59,7 @@ impl Service {
         staff: &Staff,
         key: &LicenseKey,
     ) -> Result<LicenseDetails, ServiceError> {
-        let by = staff.administration(Operation::SuspendLicense);
+        let by = self.administration(staff, Operation::SuspendLicense);
         self.change(key, LicenseCommand::Suspend(by)).await
     }
 
@@ -69,7 +69,7 @@ impl Service {
         staff: &Staff,
         key: &LicenseKey,
     ) -> Result<LicenseDetails, ServiceError> {
-        let by = staff.administration(Operation::ReinstateLicense);
+        let by = self.administration(staff, Operation::ReinstateLicense);
         self.change(key, LicenseCommand::Reinstate(by)).await
     }
 
@@ -79,7 +79,7 @@ impl Service {
         staff: &Staff,
         key: &LicenseKey,
     ) -> Result<LicenseDetails, ServiceError> {
-        let by = staff.administration(Operation::RevokeLicense);
+        let by = self.administration(staff, Operation::RevokeLicense);
         self.change(key, LicenseCommand::Revoke(by)).await
     }
 
@@ -93,8 +93,8 @@ impl Service {
         let license = known.ok_or(Rejection::ActivationNotFound)?.license;
         let view = self.store.views.license(license)?.ok_or(Rejection::ActivationNotFound)?;
         let by = match staff.role {
-            Role::Issuer => staff.administration(Operation::FreeSeat),
-            _ => staff.access(Purpose::CustomerSupport, Operation::FreeSeat),
+            Role::Issuer => self.administration(staff, Operation::FreeSeat),
+            _ => self.access(staff, Purpose::CustomerSupport, Operation::FreeSeat),
         };
         self.usable(view.subject, by.purpose)?;
         let command = LicenseCommand::Deactivate { activation, by: Some(by) };

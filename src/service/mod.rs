@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::{
-    Access, Actor, Category, LicenseId, Operation, Product, Purpose, Rejection, Role,
-    SubjectCommand, SubjectId,
+    Access, Actor, Category, LicenseId, Operation, Product, Purpose, RecordedActor, Rejection,
+    Role, SubjectCommand, SubjectId,
 };
 use crate::log::LogError;
 use crate::policy::Policy;
 use crate::receipt::{KeyRing, PublicKeys, ReceiptError};
+use crate::seal::actor::ActorSeal;
 use crate::vault::VaultError;
 use crate::views::ViewsError;
 use clock::Clock;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub leases: HashMap<Product, Duration>,
     /// What may be done with personal data.
     pub policy: Arc<Policy>,
+    /// What the names of staff are sealed with.
+    pub actor_seal: ActorSeal,
 }
 
 /// A member of staff who calls.
@@ -57,17 +60,6 @@ pub struct Staff {
     pub actor: Actor,
     /// As what.
     pub role: Role,
-}
-
-impl Staff {
-    fn access(&self, purpose: Purpose, operation: Operation) -> Access {
-        Access { actor: self.actor.clone(), role: self.role, purpose, operation, request: None }
-    }
-
-    /// A change of a license is its own purpose.
-    fn administration(&self, operation: Operation) -> Access {
-        self.access(Purpose::LicenseAdministration, operation)
-    }
 }
 
 /// Why a call is not answered.
@@ -145,6 +137,18 @@ impl Service {
         let receipt_keys = receipts.public();
         let codes = requests::Codes::default();
         Self { store, writer, clock, receipts, receipt_keys, settings, codes }
+    }
+
+    /// What is recorded of a call by staff. The name is sealed apart.
+    fn access(&self, staff: &Staff, purpose: Purpose, operation: Operation) -> Access {
+        let actor = self.settings.actor_seal.seal(&staff.actor, &mut rand::rng());
+        let actor = RecordedActor::Sealed(actor);
+        Access { actor, role: staff.role, purpose, operation, request: None }
+    }
+
+    /// A change of a license is its own purpose.
+    fn administration(&self, staff: &Staff, operation: Operation) -> Access {
+        self.access(staff, Purpose::LicenseAdministration, operation)
     }
 
     async fn ask(&self, request: Request) -> Result<Granted, ServiceError> {

@@ -103,7 +103,7 @@ impl Service {
                 if self.needs_approval(RequestKind::Access) {
                     return Err(Rejection::ApprovalMissing.into());
                 }
-                (self.find_subject(&email)?, staff.access(purpose, Operation::ExportSubject))
+                (self.find_subject(&email)?, self.access(staff, purpose, Operation::ExportSubject))
             }
             Subject::Request(id) => {
                 let RequestDetails { request, needs_approval, .. } = self.request_details(id)?;
@@ -214,7 +214,7 @@ impl Service {
         holds: bool,
     ) -> Result<(), ServiceError> {
         let subject = self.find_subject(email)?;
-        let by = staff.access(Purpose::AccessRequest, Operation::SetRestriction);
+        let by = self.access(staff, Purpose::AccessRequest, Operation::SetRestriction);
         let restrict = SubjectCommand::Restrict { kind, holds, by };
         self.ask(Request::Subject(subject, restrict)).await.map(drop)
     }

@@ -173,7 +173,7 @@ impl Service {
 
     /// Who does something about a request, and by what they are told from another.
     pub(super) fn by(&self, staff: &Staff, request: RequestId, operation: Operation) -> By {
-        let mut access = staff.access(Purpose::AccessRequest, operation);
+        let mut access = self.access(staff, Purpose::AccessRequest, operation);
         access.request = Some(request);
         By { access, tag: self.store.vault.tag_key().actor(&staff.actor) }
     }
