@@ -1,0 +1,426 @@
+//! Promise: erased means unrecoverable. An attacker who has every file of the directory, every backup,
+//! every key that still exists, the source code and the erased person's address finds nothing of them;
+//! and finds everyone else, so that the search is known to search.
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use countersign::domain::{ActivationId, Binding, Email, Event, LicenseKey, Nonce, Position};
+use countersign::log::record::{self, Header};
+use countersign::log::sled::SledLog;
+use countersign::log::{LogError, codec, scan};
+use countersign::receipt::key_thumbprint;
+use countersign::seal::{DataKey, RecordKey, TagKey};
+use hmac::{Hmac, Mac as _};
+use sha2::{Digest as _, Sha256, Sha512};
+use support::{Place, activation, files, reason};
+
+const ERASED: [&str; 3] = ["Ada.Lovelace@Example.com", "hedy@example.com", "joan@example.com"];
+const KEPT: [&str; 3] = ["grace@example.com", "mary@example.com", "radia@example.com"];
+
+/// A person, and all that the attacker may know to look for.
+struct Target {
+    email: Email,
+    key: LicenseKey,
+    activation: ActivationId,
+}
+
+impl Target {
+    fn new(email: &str, key: &str, nonce: u128) -> Self {
+        let binding = Binding::from_bytes([7; 32]);
+        Self {
+            email: Email::parse(email).unwrap(),
+            key: LicenseKey::parse(key).unwrap(),
+            activation: ActivationId::derive(&Nonce::from_bytes(nonce.to_be_bytes()), &binding),
+        }
+    }
+
+    /// What names the person: texts, and values that are made of them, keyed and not.
+    fn needles(&self, keys: &[[u8; 32]]) -> HashSet<Vec<u8>> {
+        let key = self.key.expose();
+        let symbols = key.replace('-', "");
+        let normal = self.email.expose_normal();
+        let mut texts = vec![self.email.expose().to_owned(), normal.to_owned()];
+        texts.extend([key.clone(), symbols, key.to_lowercase(), normal.to_uppercase()]);
+        let mut needles = HashSet::new();
+        for text in &texts {
+            let bytes = text.as_bytes();
+            needles.extend(forms(bytes));
+            for hash in [Sha256::digest(bytes).to_vec(), Sha512::digest(bytes).to_vec()] {
+                needles.extend(forms(&hash[..16]));
+                needles.extend(forms(&hash));
+            }
+            for key in keys {
+                let mut mac = <Hmac<Sha256>>::new_from_slice(key).unwrap();
+                mac.update(bytes);
+                needles.insert(mac.finalize().into_bytes()[..16].to_vec());
+            }
+        }
+        for key in keys {
+            let tags = TagKey::from_key(&DataKey::from_bytes(*key));
+            needles.insert(tags.email(&self.email).to_vec());
+            needles.insert(tags.license_key(&self.key).to_vec());
+        }
+        needles.extend(forms(&key_thumbprint(&self.key)));
+        needles
+    }
+}
+
+/// The ways in which bytes may lie in a file.
+fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let hex = bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let mut forms = vec![bytes.to_vec(), hex.to_uppercase().into_bytes(), hex.into_bytes()];
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        forms.push(text.encode_utf16().flat_map(u16::to_le_bytes).collect());
+        forms.push(text.encode_utf16().flat_map(u16::to_be_bytes).collect());
+    }
+    forms.push(bytes.iter().rev().copied().collect());
+    // Whatever came before, a part of the base64 is one of three.
+    for skip in 0..3 {
+        for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
+            let encoded = engine.encode([&[0; 3][..skip], bytes].concat());
+            let (start, end) = ((skip * 8).div_ceil(6), encoded.len() - 2);
+            forms.push(encoded.as_bytes()[start..end].to_vec());
+        }
+    }
+    forms
+}
+
+/// All that the attacker has.
+struct Evidence {
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Evidence {
+    fn gather(roots: &[PathBuf]) -> Self {
+        let mut all = Vec::new();
+        for root in roots {
+            for path in if root.is_dir() { files(root) } else { vec![root.clone()] } {
+                let bytes = fs::read(&path).unwrap();
+                all.push((path, bytes));
+            }
+        }
+        Self { files: all }
+    }
+
+    /// The text of every file, and what is in compressed frames of it.
+    fn haystacks(&self) -> Vec<(String, Vec<u8>)> {
+        let mut haystacks = Vec::new();
+        for (path, bytes) in &self.files {
+            for at in 0..bytes.len().saturating_sub(4) {
+                let frame = &bytes[at..];
+                // Zstandard is not among them: sled is built without it.
+                let inflated = match frame {
+                    [0x1F, 0x8B, 8, ..] => inflate(flate2::read::GzDecoder::new(frame)),
+                    [0x78, 0x01 | 0x5E | 0x9C | 0xDA, ..] => {
+                        inflate(flate2::read::ZlibDecoder::new(frame))
+                    }
+                    _ => Vec::new(),
+                };
+                if inflated.len() > 8 {
+                    haystacks.push((format!("a frame of {}", path.display()), inflated));
+                }
+            }
+            haystacks.push((path.display().to_string(), bytes.clone()));
+        }
+        haystacks
+    }
+
+    /// Every run of 32 bytes of every file, once.
+    fn windows(&self) -> HashSet<[u8; 32]> {
+        let windows = self.files.iter().flat_map(|(_, bytes)| bytes.windows(32));
+        windows.map(|window| window.try_into().unwrap()).collect()
+    }
+}
+
+fn inflate(mut decoder: impl std::io::Read) -> Vec<u8> {
+    let mut inflated = Vec::new();
+    // What comes out before an error counts too.
+    let _ = decoder.read_to_end(&mut inflated);
+    inflated
+}
+
+fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+    memchr::memmem::find(haystack, needle).is_some()
+}
+
+/// The master keys that there are, and each file's runs of 32 bytes that could be one.
+fn master_keys(evidence: &Evidence) -> Vec<[u8; 32]> {
+    let mut keys = Vec::new();
+    for (_, bytes) in &evidence.files {
+        let text = String::from_utf8_lossy(bytes);
+        for line in text.lines().filter(|line| line.starts_with("countersign-master-key-v1:")) {
+            let encoded = line.rsplit(':').next().unwrap();
+            if let Ok(key) = STANDARD_NO_PAD.decode(encoded) {
+                keys.extend(<[u8; 32]>::try_from(key.as_slice()));
+            }
+        }
+    }
+    keys
+}
+
+/// What a slot of a vault's file holds, as its documentation says, under this master key.
+fn open_slot(cipher: &XChaCha20Poly1305, number: usize, slot: &[u8]) -> Option<Vec<u8>> {
+    let mut associated = u32::try_from(number).unwrap().to_be_bytes().to_vec();
+    associated.extend_from_slice(&slot[2..6]);
+    associated.push(slot[0]);
+    let mut plaintext = slot[32..99].to_vec();
+    let nonce = XNonce::try_from(&slot[8..32]).unwrap();
+    let tag = slot[99..115].try_into().unwrap();
+    cipher
+        .decrypt_inout_detached(&nonce, &associated, plaintext.as_mut_slice().into(), &tag)
+        .ok()
+        .map(|()| plaintext)
+}
+
+/// What every vault among the files holds that a key opens.
+fn open_vaults(evidence: &Evidence, master_keys: &[[u8; 32]]) -> Vec<Vec<u8>> {
+    let mut opened = Vec::new();
+    for (path, bytes) in &evidence.files {
+        if !path.file_name().is_some_and(|name| name == "vault" || name == "vault.next") {
+            continue;
+        }
+        for key in master_keys {
+            let cipher = XChaCha20Poly1305::new(key.into());
+            for (number, slot) in bytes.chunks_exact(128).enumerate() {
+                opened.extend(open_slot(&cipher, number, slot));
+            }
+        }
+    }
+    opened
+}
+
+/// Every record of the logs in these directories.
+fn records(logs: &[PathBuf]) -> Vec<(Position, Vec<u8>)> {
+    let mut records = Vec::new();
+    for log in logs {
+        // sled writes when it opens, and the evidence stays as it is.
+        let copy = tempfile::tempdir().unwrap();
+        copy_all(log, copy.path());
+        let log = SledLog::open(copy.path(), 1 << 20).unwrap();
+        scan(&log, Position::ZERO, |position, bytes| {
+            records.push((position, bytes.to_vec()));
+            Ok::<_, LogError>(())
+        })
+        .unwrap();
+    }
+    records
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for path in files(from) {
+        let to = to.join(path.strip_prefix(from).unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(path, to).unwrap();
+    }
+}
+
+/// The events that these keys open.
+fn open_records(records: &[(Position, Vec<u8>)], keys: &[[u8; 32]]) -> Vec<(Vec<u8>, Event)> {
+    let mut opened = Vec::new();
+    for (position, bytes) in records {
+        let (header, sealed) = record::decode(bytes, *position).unwrap();
+        for key in keys {
+            let key = RecordKey::derive(&DataKey::from_bytes(*key), &header.id);
+            if let Ok(plaintext) = key.open(sealed, &header.to_bytes(), &header.commitment) {
+                opened.push((plaintext.to_vec(), codec::decode(&plaintext).unwrap()));
+            }
+        }
+    }
+    opened
+}
+
+/// Which of these records one of the candidates is the data key of.
+fn brute_force(candidates: &HashSet<[u8; 32]>, headers: &[Header]) -> Vec<Position> {
+    let candidates: Vec<_> = candidates.iter().collect();
+    let found = |part: &[&[u8; 32]]| -> Vec<Position> {
+        let mut found = Vec::new();
+        for candidate in part {
+            let key = DataKey::from_bytes(**candidate);
+            for header in headers {
+                if *RecordKey::derive(&key, &header.id).commitment() == header.commitment {
+                    found.push(header.position);
+                }
+            }
+        }
+        found
+    };
+    let (one, other) = candidates.split_at(candidates.len() / 2);
+    thread::scope(|scope| {
+        let half = scope.spawn(|| found(one));
+        [found(other), half.join().unwrap()].concat()
+    })
+}
+
+/// The whole attack. Gives the persons who were found, by any way.
+fn attack(roots: &[PathBuf], logs: &[PathBuf], targets: &[Target]) -> Vec<bool> {
+    let evidence = Evidence::gather(roots);
+    let master_keys = master_keys(&evidence);
+    assert!(!master_keys.is_empty());
+    let slots = open_vaults(&evidence, &master_keys);
+    let keys: Vec<[u8; 32]> =
+        slots.iter().map(|slot| slot[19..51].try_into().unwrap()).chain(master_keys).collect();
+    let records = records(logs);
+    let mut haystacks = evidence.haystacks();
+    haystacks.extend(slots.into_iter().map(|slot| ("a slot".to_owned(), slot)));
+    let opened = open_records(&records, &keys);
+    haystacks.extend(opened.into_iter().map(|(bytes, _)| ("an event".to_owned(), bytes)));
+    targets
+        .iter()
+        .map(|target| {
+            let mut needles = target.needles(&keys);
+            needles.extend(forms(target.activation.as_bytes()));
+            let mut found = false;
+            for needle in &needles {
+                for (place, haystack) in &haystacks {
+                    if holds(haystack, needle) {
+                        let is_view = place.contains("/views/");
+                        // Views may hold the id of an activation: it is a hash of what is random.
+                        found |= !(is_view && holds_id(needle, target));
+                    }
+                }
+            }
+            found
+        })
+        .collect()
+}
+
+fn holds_id(needle: &[u8], target: &Target) -> bool {
+    needle == target.activation.as_bytes()
+}
+
+/// One record of each data key that a person's records are sealed under.
+fn headers_of(records: &[(Position, Vec<u8>)], keys: &[[u8; 32]], email: &str) -> Vec<Header> {
+    let mut subject = None;
+    let mut by_slot = std::collections::BTreeMap::new();
+    for (position, bytes) in records {
+        let (header, sealed) = record::decode(bytes, *position).unwrap();
+        for key in keys {
+            let key = RecordKey::derive(&DataKey::from_bytes(*key), &header.id);
+            let Ok(plaintext) = key.open(sealed, &header.to_bytes(), &header.commitment) else {
+                continue;
+            };
+            let owner = match codec::decode(&plaintext).unwrap() {
+                Event::SubjectRegistered { subject: id, email: found, .. } => {
+                    if found.expose() == email {
+                        subject = Some(id);
+                    }
+                    Some(id)
+                }
+                Event::LicenseIssued { subject, .. } | Event::AccessRecorded { subject, .. } => {
+                    Some(subject)
+                }
+                _ => None,
+            };
+            if subject.is_some() && owner == subject {
+                by_slot.insert(header.slot, header.clone());
+            }
+        }
+    }
+    by_slot.into_values().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
+    let place = Place::new();
+    let data = place.directory();
+    let server = place.start();
+    let mut targets = Vec::new();
+    for (nonce, email) in (1..).zip(ERASED.iter().chain(&KEPT)) {
+        let key = server.issue(email, "App", 2).await;
+        server.app().activate(activation(email, &key, nonce)).await.unwrap();
+        server.app().activate(activation(email, &key, nonce + 100)).await.unwrap();
+        server.history(email).await.unwrap();
+        targets.push(Target::new(email, &key, nonce));
+    }
+    assert!(server.terminate().success());
+
+    // What the attacker could read before: the control of the whole search.
+    let before = place.beside("before");
+    copy_all(&data.join("data"), &before);
+    let log = data.join("data/log");
+    let found = attack(std::slice::from_ref(&data), std::slice::from_ref(&log), &targets);
+    assert_eq!(found, [true; 6], "the search finds who is there");
+    let all_records = records(std::slice::from_ref(&log));
+    let evidence = Evidence::gather(std::slice::from_ref(&data));
+    let slots = open_vaults(&evidence, &master_keys(&evidence));
+    let keys: Vec<[u8; 32]> = slots.iter().map(|slot| slot[19..51].try_into().unwrap()).collect();
+    let erased_headers: Vec<Header> =
+        ERASED.iter().flat_map(|email| headers_of(&all_records, &keys, email)).collect();
+    assert!(erased_headers.len() >= 9, "an address, a license and accesses of each");
+
+    // One is erased with a wait, one without, one keeps the license.
+    let server = place.start();
+    server.erase(ERASED[0], false, false).await;
+    server.erase(ERASED[1], true, false).await;
+    server.erase(ERASED[2], false, true).await;
+    for email in KEPT {
+        server.history(email).await.unwrap();
+    }
+    server.kill();
+
+    let backups = [before.clone(), place.log_path()];
+    let roots = [std::slice::from_ref(&data), &backups].concat();
+    let logs = [log.clone(), before.join("log")];
+    let search = |moment: &str, kept_license_is_there: bool| {
+        let found = attack(&roots, &logs, &targets);
+        // Whoever kept the license is found by its key, which they chose to keep.
+        let expected = [false, kept_license_is_there, false, true, true, true];
+        assert_eq!(found, expected, "{moment}");
+        let by_address: Vec<Target> = targets
+            .iter()
+            .map(|target| Target {
+                email: target.email.clone(),
+                key: LicenseKey::generate(rand::random),
+                activation: ActivationId::from_bytes(rand::random()),
+            })
+            .collect();
+        let found = attack(&roots, &logs, &by_address);
+        assert_eq!(found, [false, false, false, true, true, true], "{moment}");
+
+        // Every 32 bytes of every file as the key of the erased ones' records, and as the master key of
+        // the vault from before.
+        let evidence = Evidence::gather(&roots);
+        let windows = evidence.windows();
+        assert!(windows.len() > 10_000, "{}", windows.len());
+        assert_eq!(brute_force(&windows, &erased_headers), [], "{moment}");
+        let old_vault = fs::read(before.join("vault")).unwrap();
+        let opens = |key: &[u8; 32]| {
+            open_slot(&XChaCha20Poly1305::new(key.into()), 0, &old_vault[..128]).is_some()
+        };
+        assert!(!windows.iter().any(opens), "{moment}");
+    };
+    search("after a kill", true);
+    // The search by runs of bytes finds a key that lies about.
+    let planted = HashSet::from([keys[1], keys[2]]);
+    let all_headers: Vec<Header> = all_records
+        .iter()
+        .map(|(position, bytes)| record::decode(bytes, *position).unwrap().0)
+        .collect();
+    assert!(brute_force(&planted, &all_headers).len() >= 2);
+
+    // The vault of the backup is refused; its log, with the vault of today, is served.
+    let vault = fs::read(data.join("data/vault")).unwrap();
+    fs::remove_dir_all(data.join("data/log")).unwrap();
+    copy_all(&before, &data.join("data"));
+    assert!(place.refusal().contains("put the newest copy of the vault in its place"));
+    fs::write(data.join("data/vault"), vault).unwrap();
+    let server = place.start();
+    for email in KEPT {
+        assert_eq!(server.history(email).await.unwrap().licenses[0].activations_total, 2);
+    }
+    for email in ERASED {
+        assert_eq!(reason(&server.history(email).await.unwrap_err()), "SUBJECT_NOT_FOUND");
+    }
+    server.kill();
+    // What came after the backup is lost, a license that was kept included.
+    search("after a restore", false);
+}
