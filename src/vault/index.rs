@@ -14,10 +14,51 @@ pub(super) struct Index {
     slots: HashMap<KeyName, KeySlot>,
     /// Older keys of a name that are still to be destroyed.
     superseded: HashMap<KeyName, Vec<KeySlot>>,
-    emails: HashMap<LookupTag, (SubjectId, KeySlot)>,
-    license_keys: HashMap<LookupTag, (LicenseId, KeySlot)>,
+    emails: Tags<SubjectId>,
+    license_keys: Tags<LicenseId>,
     /// Every year that a name has.
     years: BTreeSet<u16>,
+}
+
+/// What a tag leads to: the newest key that has it.
+#[derive(Debug)]
+struct Tags<T> {
+    newest: HashMap<LookupTag, (T, KeySlot)>,
+    /// Older keys with a tag that a newer one has too.
+    older: HashMap<LookupTag, Vec<(T, KeySlot)>>,
+}
+
+impl<T> Default for Tags<T> {
+    fn default() -> Self {
+        Self { newest: HashMap::new(), older: HashMap::new() }
+    }
+}
+
+impl<T: Copy> Tags<T> {
+    fn insert(&mut self, tag: LookupTag, owner: T, slot: KeySlot) {
+        if let Some(older) = self.newest.insert(tag, (owner, slot)) {
+            self.older.entry(tag).or_default().push(older);
+        }
+    }
+
+    /// Forgets a key; the tag leads to the next older one, if there is one.
+    fn remove(&mut self, tag: &LookupTag, slot: KeySlot) {
+        let mut left = self.older.remove(tag).unwrap_or_default();
+        left.retain(|(_, at)| *at != slot);
+        if self.newest.get(tag).is_some_and(|(_, at)| *at == slot) {
+            match left.pop() {
+                Some(newest) => self.newest.insert(*tag, newest),
+                None => self.newest.remove(tag),
+            };
+        }
+        if !left.is_empty() {
+            self.older.insert(*tag, left);
+        }
+    }
+
+    fn find(&self, tag: &LookupTag) -> Option<T> {
+        self.newest.get(tag).map(|(owner, _)| *owner)
+    }
 }
 
 impl Index {
@@ -35,10 +76,10 @@ impl Index {
         }
         match (key.name, key.tag) {
             (KeyName::Identity(subject), Some(tag)) => {
-                self.emails.insert(tag, (subject, slot));
+                self.emails.insert(tag, subject, slot);
             }
             (KeyName::License(license), Some(tag)) => {
-                self.license_keys.insert(tag, (license, slot));
+                self.license_keys.insert(tag, license, slot);
             }
             (KeyName::Activations(_, year) | KeyName::Access(_, year), _) => {
                 self.years.insert(year);
@@ -48,7 +89,7 @@ impl Index {
         Ok(())
     }
 
-    /// Forgets a key. A tag stays where it leads to another.
+    /// Forgets a key.
     pub(super) fn remove(&mut self, slot: KeySlot, key: &NewKey) {
         let older = self.superseded.remove(&key.name).unwrap_or_default();
         let mut left: Vec<KeySlot> = older.into_iter().filter(|older| *older != slot).collect();
@@ -61,13 +102,10 @@ impl Index {
         if !left.is_empty() {
             self.superseded.insert(key.name, left);
         }
-        if let Some(tag) = key.tag {
-            if self.emails.get(&tag).is_some_and(|(_, at)| *at == slot) {
-                self.emails.remove(&tag);
-            }
-            if self.license_keys.get(&tag).is_some_and(|(_, at)| *at == slot) {
-                self.license_keys.remove(&tag);
-            }
+        match (key.name, key.tag) {
+            (KeyName::Identity(_), Some(tag)) => self.emails.remove(&tag, slot),
+            (KeyName::License(_), Some(tag)) => self.license_keys.remove(&tag, slot),
+            _ => {}
         }
     }
 
@@ -76,11 +114,11 @@ impl Index {
     }
 
     pub(super) fn subject_by_email(&self, tag: &LookupTag) -> Option<SubjectId> {
-        self.emails.get(tag).map(|(subject, _)| *subject)
+        self.emails.find(tag)
     }
 
     pub(super) fn license_by_key(&self, tag: &LookupTag) -> Option<LicenseId> {
-        self.license_keys.get(tag).map(|(license, _)| *license)
+        self.license_keys.find(tag)
     }
 
     pub(super) fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)> {

@@ -229,6 +229,22 @@ fn a_replaced_address_is_found_by_the_new_one_and_the_old_key_can_go() {
 }
 
 #[test]
+fn a_tag_leads_to_the_key_before_when_the_newest_is_not_used() {
+    let place = Place::new();
+    let license = |byte| KeyName::License(LicenseId::from_bytes([byte; 16]));
+    let keys = [1, 2, 3].map(|byte| NewKey { name: license(byte), tag: Some([5; 16]) });
+    let slots = place.open().unwrap().create(&keys, &mut rand::rng()).unwrap();
+    let vault = place.open().unwrap();
+    let found = |vault: &FileVault| vault.license_by_key(&[5; 16]);
+    assert_eq!(found(&vault), Some(LicenseId::from_bytes([3; 16])));
+    // As after a kill between the making of keys and the records that they are for.
+    vault.destroy_unused(|slot| slot == slots[0], &mut rand::rng()).unwrap();
+    for vault in [vault, place.open().unwrap()] {
+        assert_eq!(found(&vault), Some(LicenseId::from_bytes([1; 16])));
+    }
+}
+
+#[test]
 fn an_interrupted_or_undone_erasure_is_carried_to_its_end() {
     let (place, slots, kept) = populated();
     let before = fs::read(&place.path).unwrap();
