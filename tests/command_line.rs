@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
-use support::Place;
+use support::{Place, exported_data};
 
 const ADA: &str = "ada@example.com";
 
@@ -29,9 +29,8 @@ fn the_commands_that_dev_prints_work_as_they_are() {
     assert!(tour.status.success(), "{tour:?}");
     let text = String::from_utf8(tour.stdout).unwrap();
     assert!(text.contains("valid: App activated at") && text.contains("1 of 2 seats in use"));
-    let export: Value =
-        serde_json::from_slice(&fs::read(place.beside("ada.json")).unwrap()).unwrap();
-    assert_eq!(export["records"]["activated"], 1);
+    let export = exported_data(&place.beside("ada.zip"));
+    assert_eq!(export["completeness"][2]["records"]["activated"], 1);
 }
 
 #[test]
@@ -86,10 +85,10 @@ fn a_license_goes_its_way_from_issue_to_export() {
     text(&place, &["deactivate", "--receipt", receipt]);
     assert_eq!(json(&place, &["license", "show", key])["used"], 0);
 
-    let out = place.beside("export.json");
+    let out = place.beside("export.zip");
     text(&place, &["export", "--email", ADA, "--out", out.to_str().unwrap()]);
-    let export: Value = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
-    assert_eq!(export["subject"]["email"], ADA);
+    let export = exported_data(&out);
+    assert_eq!(export["subject"]["email"]["value"], ADA);
     let activation = &export["licenses"][0]["activations"][0];
     assert_eq!(activation["activation_id"], verified["activation_id"]);
     assert_eq!(activation["deactivated_by"], "app");
@@ -118,8 +117,11 @@ fn a_license_goes_its_way_from_issue_to_export() {
     assert_eq!(one.status.code(), Some(1), "{one:?}");
     assert_eq!(export["accesses"][1]["role"], "support");
     assert_eq!(export["accesses"][1]["purpose"], "customer_support");
-    assert_eq!(export["policy"]["recipients"][0]["name"], "FastSpring");
-    assert_eq!(export["records"]["access_recorded"], 7);
+    assert_eq!(export["recipients"][0]["name"], "FastSpring");
+    assert_eq!(export["completeness"][3]["records"]["access_recorded"], 7);
+    for category in export["completeness"].as_array().unwrap() {
+        assert_eq!(category["exported"], category["in_log"]);
+    }
 
     assert_eq!(json(&place, &["license", "revoke", key])["status"], "revoked");
     assert!(server.terminate().success());

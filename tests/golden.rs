@@ -2,10 +2,11 @@
 //! added; a change of the format that this test finds would lose what customers have stored.
 
 use countersign::domain::{
-    Access, ActivationId, Actor, ActorTag, Email, ErasureId, ErasureReason, Event, LicenseId,
-    LicenseKey, Note, Operation, PersonName, Product, Purpose, RecordedActor, RequestId,
-    RequestKind, RequestStep, RestrictionKind, Role, SealedActor, Seats, SigningKeyId, SubjectId,
-    Terms, Timestamp,
+    Access, ActivationId, Actor, ActorTag, Category, Change, Counts, Day, Email, ErasureId,
+    ErasureReason, Event, LicenseId, LicenseKey, Note, Notice, NoticeId, NoticeOutcome, Operation,
+    PersonName, Product, Purpose, RecipientName, RecordedActor, RequestId, RequestKind,
+    RequestStep, RestrictionKind, Role, SealedActor, Seats, SigningKeyId, SubjectId, Terms,
+    Timestamp,
 };
 use countersign::log::codec;
 use countersign::proto::EVENT_CATEGORIES;
@@ -93,10 +94,23 @@ fn privacy_events(
         |lease_until| Event::ActivationKept { license, activation, signing_key, lease_until, at };
     let (reason, records) = (ErasureReason::Request, vec![(1, 1), (3, 200)]);
     let email = Email::parse("ada@example.com").unwrap();
+    let notice = NoticeId::from_bytes([9; 16]);
+    let outcome = NoticeOutcome::ByHand;
+    let recipient = || RecipientName::parse("ZenDesk").unwrap();
+    let categories = vec![Category::Email, Category::License];
+    let counts = vec![
+        (Product::parse("App").unwrap(), Counts { licenses: 2, activations: 300 }),
+        (Product::parse("Other").unwrap(), Counts { licenses: 0, activations: 1 }),
+    ];
+    let noticed = |change| {
+        let (recipient, email) = (recipient(), email.clone());
+        let notice = Notice { id: notice, subject, erasure, recipient, email, change };
+        Event::NoticeCreated { notice, at }
+    };
     vec![
         ("AccessRecorded, for a request", Event::AccessRecorded { subject, access: answering, at }),
         ("AccessRecorded, sealed", Event::AccessRecorded { subject, access: sealed, at }),
-        ("EmailRecorded", Event::EmailRecorded { subject, email, at }),
+        ("EmailRecorded", Event::EmailRecorded { subject, email: email.clone(), at }),
         ("NameRecorded", Event::NameRecorded { subject, name, at }),
         ("RestrictionChanged", restricted(RestrictionKind::Restriction, true)),
         ("RestrictionChanged, lifted", restricted(RestrictionKind::LegalHold, false)),
@@ -117,6 +131,13 @@ fn privacy_events(
         ("LicenseKept, suspended, with ends", kept(true, later)),
         ("ActivationKept", kept_activation(None)),
         ("ActivationKept, leased", kept_activation(later)),
+        ("Disclosed", Event::Disclosed { subject, recipient: recipient(), categories, at }),
+        ("NoticeCreated, erased", noticed(Change::Erased)),
+        ("NoticeCreated, rectified", noticed(Change::Rectified { email: Some(email.clone()) })),
+        ("NoticeCreated, another name", noticed(Change::Rectified { email: None })),
+        ("NoticeSettled", Event::NoticeSettled { notice, outcome, at }),
+        ("RecipientTold", Event::RecipientTold { subject, recipient: recipient(), outcome, at }),
+        ("DayClosed", Event::DayClosed { day: Day(20_781), counts, at }),
     ]
 }
 

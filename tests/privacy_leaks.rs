@@ -59,7 +59,13 @@ async fn a_canary_address_is_found_in_no_file_and_no_log_line() {
     while let Some(piece) = export.message().await.unwrap() {
         document.extend(piece.chunk);
     }
-    assert!(holds(&document, CANARY.as_bytes()), "the search finds what is there");
+    let path = place.beside("export");
+    std::fs::write(&path, document).unwrap();
+    for name in ["report.html", "data.json"] {
+        let text = support::exported(&path, name);
+        assert!(holds(&text, CANARY.as_bytes()), "the search finds what is there");
+    }
+    std::fs::remove_file(path).unwrap();
 
     let search = |moment: &str| {
         let mut searched = files(&place.directory());

@@ -13,7 +13,7 @@ use countersign::log::tree::CompactRange;
 use countersign::log::{Append, Log, scan};
 use countersign::policy::Policy;
 use countersign::service::clock::SystemClock;
-use countersign::service::store::Store;
+use countersign::service::store::{SlotCounts, Store};
 use countersign::service::writer::{
     self, Granted, NoAnswer, Parts, Request, Stopped, WriterHandle,
 };
@@ -48,7 +48,12 @@ impl World {
     fn server(&self, name: &str, queue: usize) -> Server {
         let log: Arc<dyn Log> = self.log.clone();
         let views = Views::open(&self.views.path().join(name), 1 << 20).unwrap();
-        let store = Arc::new(Store { log, vault: Arc::clone(&self.vault), views });
+        let store = Arc::new(Store {
+            log,
+            vault: Arc::clone(&self.vault),
+            views,
+            counts: SlotCounts::default(),
+        });
         store.catch_up(|_| ()).unwrap();
         let mut range = CompactRange::default();
         scan(self.log.as_ref(), Position::ZERO, |_, bytes| {

@@ -33,7 +33,7 @@ use crate::log::tree::CompactRange;
 use crate::policy::{self, Policy};
 use crate::receipt::KeyRing;
 use crate::seal::actor::{ActorKey, ActorSeal};
-use crate::service::store::Store;
+use crate::service::store::{SlotCounts, Store};
 use crate::vault::file::{FileVault, Places};
 use crate::vault::master::{KeyFile, MasterKey};
 use crate::vault::{SlotState, Vault as _, VaultError};
@@ -242,26 +242,21 @@ impl Directory {
             .with_context(|| format!("{} cannot be opened", self.join("data/vault").display()))?;
 
         let mut keyless: Option<KeySlot> = None;
-        let mut used: Vec<bool> = Vec::new();
+        let counts = SlotCounts::default();
         let tree = head::check(&log, &self.head_path(), &log_key, |header| {
             if vault.state(header.slot) == SlotState::Free {
                 keyless.get_or_insert(header.slot);
                 return;
             }
-            let slot = header.slot.0 as usize;
-            if used.len() <= slot {
-                used.resize(slot + 1, false);
-            }
-            used[slot] = true;
+            counts.add(header.slot);
         })?;
         if let Some(slot) = keyless {
             return Err(VaultError::Missing(slot).into());
         }
         // Keys that were made for records which never came to be.
-        let is_used = |slot: KeySlot| used.get(slot.0 as usize).is_some_and(|used| *used);
-        vault.destroy_unused(is_used, &mut rand::rng())?;
+        vault.destroy_unused(|slot| counts.get(slot) > 0, &mut rand::rng())?;
         let views = self.views(config)?;
-        let store = Store { log: Arc::new(log), vault: Arc::new(vault), views };
+        let store = Store { log: Arc::new(log), vault: Arc::new(vault), views, counts };
         let store = self.trusted_views(config, store, progress)?;
         Ok(Opened { store: Arc::new(store), tree: Arc::new(Mutex::new(tree)), log_key, lock })
     }
@@ -277,10 +272,10 @@ impl Directory {
         let believed = store.views_match().unwrap_or(false);
         if !(believed && store.catch_up(|done| progress(done, end)).is_ok()) {
             tracing::warn!("the views do not match the log; rebuilding them");
-            let Store { log, vault, views } = store;
+            let Store { log, vault, views, counts } = store;
             drop(views);
             self.delete_views()?;
-            store = Store { log, vault, views: self.views(config)? };
+            store = Store { log, vault, views: self.views(config)?, counts };
             store.catch_up(|done| progress(done, end))?;
         }
         Ok(store)

@@ -15,7 +15,7 @@ use crate::proto::v1::ExportSubjectRequest;
 use crate::proto::v1::export_subject_request::Person;
 use crate::proto::v1::privacy_service_client::PrivacyServiceClient;
 
-/// Export all that is held about a person, as JSON
+/// Export all that is held about a person: a ZIP with a report, and the same for machines
 #[derive(Debug, clap::Args)]
 pub(super) struct Export {
     /// Whose data

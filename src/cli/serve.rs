@@ -272,6 +272,6 @@ fn tour(directory: &Path) -> String {
          {countersign} activate {person} --key $KEY --receipt app.receipt\n  \
          {countersign} receipt verify app.receipt\n  \
          {countersign} history {person}\n  \
-         {countersign} export {person} --out ada.json\n\n"
+         {countersign} export {person} --out ada.zip\n\n"
     )
 }

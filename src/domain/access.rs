@@ -149,6 +149,9 @@ pub enum Operation {
     RectifySubject,
     EraseSubject,
     SetRestriction,
+    RecordDisclosure,
+    ListNotices,
+    SettleNotice,
 }
 
 impl Operation {
@@ -175,6 +178,9 @@ impl Operation {
             Self::RectifySubject => "RectifySubject",
             Self::EraseSubject => "EraseSubject",
             Self::SetRestriction => "SetRestriction",
+            Self::RecordDisclosure => "RecordDisclosure",
+            Self::ListNotices => "ListNotices",
+            Self::SettleNotice => "SettleNotice",
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What happened. An event, once appended, is a fact: it is never changed, and never refused.
 
 use super::{
-    Access, ActivationId, ActorTag, Email, ErasureId, LicenseId, LicenseKey, PersonName, RequestId,
-    RequestKind, RequestStep, RestrictionKind, SigningKeyId, SubjectId, Terms, Timestamp,
+    Access, ActivationId, ActorTag, Category, Day, Email, ErasureId, LicenseId, LicenseKey, Notice,
+    NoticeId, NoticeOutcome, PersonName, Product, RecipientName, RequestId, RequestKind,
+    RequestStep, RestrictionKind, SigningKeyId, SubjectId, Terms, Timestamp,
 };
 
 /// The place of an event in the log: 0-based, gapless, global.
@@ -223,6 +224,62 @@ pub enum Event {
         /// When the license was kept, not when the seat was taken.
         at: Timestamp,
     },
+    /// A recipient got data of a person.
+    Disclosed {
+        /// Whose.
+        subject: SubjectId,
+        /// Who got it, as the policy names them.
+        recipient: RecipientName,
+        /// What.
+        categories: Vec<Category>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A recipient is to be told that a person's data was put right or erased.
+    NoticeCreated {
+        /// What they are to be told.
+        notice: Notice,
+        /// When.
+        at: Timestamp,
+    },
+    /// A notice has come to its end.
+    NoticeSettled {
+        /// Which.
+        notice: NoticeId,
+        /// How.
+        outcome: NoticeOutcome,
+        /// When.
+        at: Timestamp,
+    },
+    /// A recipient was told that a person's data was put right.
+    RecipientTold {
+        /// Whose.
+        subject: SubjectId,
+        /// Who was told.
+        recipient: RecipientName,
+        /// How.
+        outcome: NoticeOutcome,
+        /// When.
+        at: Timestamp,
+    },
+    /// How much happened on a day, since it was last counted for that day.
+    DayClosed {
+        /// Which.
+        day: Day,
+        /// What, by product.
+        counts: Vec<(Product, Counts)>,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// How much happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Licenses issued.
+    pub licenses: u32,
+    /// Seats taken.
+    pub activations: u32,
 }
 
 /// Why data is erased.
@@ -268,7 +325,12 @@ impl Event {
             | Self::DataErased { at, .. }
             | Self::EpochMoved { at, .. }
             | Self::LicenseKept { at, .. }
-            | Self::ActivationKept { at, .. } => *at,
+            | Self::ActivationKept { at, .. }
+            | Self::Disclosed { at, .. }
+            | Self::NoticeCreated { at, .. }
+            | Self::NoticeSettled { at, .. }
+            | Self::RecipientTold { at, .. }
+            | Self::DayClosed { at, .. } => *at,
         }
     }
 }

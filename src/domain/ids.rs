@@ -81,6 +81,10 @@ bytes_type!(
     ErasureId, 16
 );
 bytes_type!(
+    /// Something that a recipient of data is to be told. Random.
+    NoticeId, 16
+);
+bytes_type!(
     /// Tells one member of staff from another: a keyed hash of the name.
     ActorTag, 16
 );
@@ -98,6 +102,9 @@ impl ActivationId {
 }
 
 impl SubjectId {
+    /// Who is looked for and not found: staff look at data of theirs too.
+    pub const NOBODY: Self = Self([0; 16]);
+
     /// The id after this one; `None` after the last.
     pub fn next(&self) -> Option<Self> {
         Some(Self(u128::from_be_bytes(self.0).checked_add(1)?.to_be_bytes()))
@@ -170,6 +177,17 @@ impl Timestamp {
         Self(jiff::tz::Offset::UTC.to_timestamp(start).unwrap_or(jiff::Timestamp::MAX))
     }
 
+    /// The first moment of the next year, UTC.
+    #[must_use]
+    pub fn end_of_year(self) -> Self {
+        Self::start_of_year(self.year().saturating_add(1))
+    }
+
+    /// The calendar day, UTC.
+    pub fn day(self) -> Day {
+        Day(i32::try_from(self.as_seconds().div_euclid(SECONDS_PER_DAY)).unwrap_or(i32::MAX))
+    }
+
     /// This moment and some calendar months later (UTC): the same day, or the last one of a month that
     /// has no such day.
     #[must_use]
@@ -178,6 +196,30 @@ impl Timestamp {
         let later = moment.checked_add(jiff::Span::new().months(months));
         let later = later.and_then(|later| jiff::tz::Offset::UTC.to_timestamp(later));
         later.map_or(Self(jiff::Timestamp::MAX), Self)
+    }
+}
+
+const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
+
+/// A calendar day: days since the Unix epoch, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(pub i32);
+
+impl Day {
+    /// Reads a day such as `2026-01-31`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let date: jiff::civil::Date = text.parse().ok()?;
+        let start = jiff::tz::Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok()?;
+        Timestamp(start).day().into()
+    }
+}
+
+/// ISO 8601.
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = jiff::Timestamp::from_second(i64::from(self.0) * SECONDS_PER_DAY);
+        let date = jiff::tz::Offset::UTC.to_datetime(start.unwrap_or(jiff::Timestamp::MAX)).date();
+        date.fmt(f)
     }
 }
 

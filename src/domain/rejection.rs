@@ -88,6 +88,12 @@ pub enum Rejection {
     /// No such erasure.
     #[error("no such erasure")]
     ErasureNotFound,
+    /// No such notice, or it has come to its end.
+    #[error("no such notice; it may have been settled already")]
+    NoticeNotFound,
+    /// The policy names no such recipient.
+    #[error("the policy names no such recipient; `countersign policy show` lists them")]
+    RecipientUnknown,
     /// The master key is not the server's to replace.
     #[error("the master key is a credential of the system; the operator must replace it")]
     MasterKeyFixed,
@@ -123,6 +129,8 @@ impl Rejection {
             Self::NotExported => "NOT_EXPORTED",
             Self::NamesOff => "NAMES_OFF",
             Self::ErasureNotFound => "ERASURE_NOT_FOUND",
+            Self::NoticeNotFound => "NOTICE_NOT_FOUND",
+            Self::RecipientUnknown => "RECIPIENT_UNKNOWN",
             Self::MasterKeyFixed => "MASTER_KEY_FIXED",
         }
     }

@@ -135,16 +135,27 @@ const GDPR_FURTHER_MONTHS: u8 = 2;
 /// Swiss DPO Art. 18(1): 30 days.
 const SWISS_DAYS: u64 = 30;
 
+/// When a request that came in then must be answered (GDPR Art. 12(3)).
+pub fn gdpr_due(received_at: Timestamp, extended: bool) -> Timestamp {
+    let further = if extended { GDPR_FURTHER_MONTHS } else { 0 };
+    received_at.plus_months(GDPR_MONTHS + further)
+}
+
+/// When a request that came in then must be answered, or the person told when it will be (Swiss DPO
+/// Art. 18).
+pub fn swiss_due(received_at: Timestamp) -> Timestamp {
+    received_at.plus(std::time::Duration::from_secs(SWISS_DAYS * 24 * 60 * 60))
+}
+
 impl PrivacyRequest {
     /// When it must be answered (GDPR Art. 12(3)).
     pub fn gdpr_due(&self) -> Timestamp {
-        let further = if self.progress.extended { GDPR_FURTHER_MONTHS } else { 0 };
-        self.received_at.plus_months(GDPR_MONTHS + further)
+        gdpr_due(self.received_at, self.progress.extended)
     }
 
     /// When it must be answered, or the person told when it will be (Swiss DPO Art. 18).
     pub fn swiss_due(&self) -> Timestamp {
-        self.received_at.plus(std::time::Duration::from_secs(SWISS_DAYS * 24 * 60 * 60))
+        swiss_due(self.received_at)
     }
 
     /// Whether what it asks for may be done.

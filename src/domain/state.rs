@@ -130,7 +130,15 @@ pub fn evolve(state: &mut State, position: Position, event: &Event) {
             }
         }
         // What of a person's is left is read again from where it is stored.
-        Event::ErasureBegun { .. } | Event::DataErased { .. } | Event::EpochMoved { .. } => {}
+        Event::ErasureBegun { .. }
+        | Event::DataErased { .. }
+        | Event::EpochMoved { .. }
+        // No rule depends on these.
+        | Event::Disclosed { .. }
+        | Event::NoticeCreated { .. }
+        | Event::NoticeSettled { .. }
+        | Event::RecipientTold { .. }
+        | Event::DayClosed { .. } => {}
         Event::LicenseKept { license, subject, terms, suspended, .. } => {
             let status = if *suspended { Status::Suspended } else { Status::Active };
             let terms = terms.clone();

@@ -3,8 +3,9 @@
 
 use super::request::{By, PrivacyRequest, RequestKind, RequestStep, RestrictionKind};
 use super::{
-    Access, ActivationId, Email, ErasureId, ErasureReason, Event, LicenseId, LicenseKey,
-    PersonName, Position, Rejection, RequestId, SigningKeyId, State, SubjectId, Terms, Timestamp,
+    Access, ActivationId, Category, Email, ErasureId, ErasureReason, Event, LicenseId, LicenseKey,
+    Notice, NoticeOutcome, PersonName, Position, RecipientName, Rejection, RequestId, SigningKeyId,
+    State, SubjectId, Terms, Timestamp,
 };
 
 /// What the rules need to know of a person.
@@ -25,6 +26,24 @@ pub struct Subject {
 pub enum SubjectCommand {
     /// Staff are about to read the person's data.
     RecordAccess(Access),
+    /// A recipient got data of the person.
+    Disclose {
+        /// Who, as the policy names them.
+        recipient: RecipientName,
+        /// What.
+        categories: Vec<Category>,
+        /// When.
+        at: Timestamp,
+        /// Who says so.
+        by: Access,
+    },
+    /// A recipient was told that the person's data was put right.
+    Told {
+        /// Who.
+        recipient: RecipientName,
+        /// How.
+        outcome: NoticeOutcome,
+    },
     /// The person asked for something about their data.
     OpenRequest {
         /// A fresh id.
@@ -55,6 +74,8 @@ pub enum SubjectCommand {
         email: Option<Email>,
         /// The right name.
         name: Option<PersonName>,
+        /// Whom to tell, and what.
+        notices: Vec<Notice>,
         /// Who puts it right.
         by: By,
     },
@@ -68,6 +89,8 @@ pub enum SubjectCommand {
         needs_approval: bool,
         /// The licenses that outlive the person's data, with fresh ids.
         keep: Vec<KeptLicense>,
+        /// Whom to tell, and what.
+        notices: Vec<Notice>,
         /// Who erases.
         by: By,
     },
@@ -121,7 +144,6 @@ pub(super) fn decide(
     command: &SubjectCommand,
     now: Timestamp,
 ) -> Result<Vec<Event>, Rejection> {
-    let subject = state.subjects.get(&id).ok_or(Rejection::SubjectNotFound)?;
     let accessed =
         |access: &Access| Event::AccessRecorded { subject: id, access: access.clone(), at: now };
     let begun = |erasure: &ErasureId, reason| Event::ErasureBegun {
@@ -130,8 +152,30 @@ pub(super) fn decide(
         reason,
         at: now,
     };
+    let created = |notices: &[Notice]| -> Vec<Event> {
+        let created = |notice: &Notice| Event::NoticeCreated { notice: notice.clone(), at: now };
+        notices.iter().map(created).collect()
+    };
+    if let SubjectCommand::RecordAccess(access) = command
+        && id == SubjectId::NOBODY
+    {
+        return Ok(vec![accessed(access)]);
+    }
+    let subject = state.subjects.get(&id).ok_or(Rejection::SubjectNotFound)?;
     match command {
         SubjectCommand::RecordAccess(access) => Ok(vec![accessed(access)]),
+        SubjectCommand::Disclose { recipient, categories, at, by } => {
+            if *at > now {
+                return Err(Rejection::ReceivedInFuture);
+            }
+            let (recipient, categories, at) = (recipient.clone(), categories.clone(), *at);
+            let disclosed = Event::Disclosed { subject: id, recipient, categories, at };
+            Ok(vec![disclosed, accessed(by)])
+        }
+        SubjectCommand::Told { recipient, outcome } => {
+            let (recipient, outcome) = (recipient.clone(), *outcome);
+            Ok(vec![Event::RecipientTold { subject: id, recipient, outcome, at: now }])
+        }
         SubjectCommand::OpenRequest { request, kind, received_at, by } => {
             if *received_at > now {
                 return Err(Rejection::ReceivedInFuture);
@@ -152,10 +196,10 @@ pub(super) fn decide(
             events.push(accessed(&by.access));
             Ok(events)
         }
-        SubjectCommand::Rectify { request, erasure, email, name, by } => {
+        SubjectCommand::Rectify { request, erasure, email, name, notices, by } => {
             let open = of_kind(state, id, *request, RequestKind::Rectification)?;
             open.may_be_fulfilled(false)?;
-            let mut events = Vec::new();
+            let mut events = created(notices);
             if let Some(email) = email {
                 events.push(Event::EmailRecorded { subject: id, email: email.clone(), at: now });
             }
@@ -170,11 +214,11 @@ pub(super) fn decide(
             }
             Ok(events)
         }
-        SubjectCommand::Erase { request, erasure, needs_approval, keep, by } => {
+        SubjectCommand::Erase { request, erasure, needs_approval, keep, notices, by } => {
             let open = of_kind(state, id, *request, RequestKind::Erasure)?;
             open.may_be_fulfilled(*needs_approval)?;
             subject.may_be_erased()?;
-            let mut events = Vec::new();
+            let mut events = created(notices);
             for license in keep {
                 license.events(now, &mut events);
             }

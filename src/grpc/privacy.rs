@@ -3,7 +3,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::authorise::staff;
@@ -29,9 +30,6 @@ use crate::proto::v1::{
 use crate::service::Service;
 use crate::service::privacy::Subject;
 use crate::service::requests::Proof;
-
-/// The size of a piece of an export.
-const CHUNK_BYTES: usize = 32 * 1024;
 
 /// What support staff with the privacy duty call.
 pub(super) struct PrivacyHandler(pub Arc<Service>);
@@ -74,12 +72,12 @@ impl PrivacyService for PrivacyHandler {
             None => fields.take("person", Err(FieldError::Missing)),
         };
         let Some(whose) = whose else { return Err(fields.refusal()) };
-        let document = self.0.export(&staff, whose).await.map_err(|e| status(&e))?;
-        let chunks: Vec<_> = document
-            .chunks(CHUNK_BYTES)
-            .map(|chunk| Ok(ExportSubjectResponse { chunk: chunk.to_vec() }))
-            .collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        let pieces = self.0.export(&staff, whose).await.map_err(|e| status(&e))?;
+        let chunks = ReceiverStream::new(pieces).map(|piece| match piece {
+            Ok(chunk) => Ok(ExportSubjectResponse { chunk }),
+            Err(error) => Err(status(&error)),
+        });
+        Ok(Response::new(Box::pin(chunks)))
     }
 
     async fn open_request(

@@ -39,6 +39,12 @@ pub(super) fn status(error: &ServiceError) -> Status {
         }
         ServiceError::Overloaded => unavailable("OVERLOADED", text, RETRY_OVERLOADED),
         ServiceError::Stopped => unavailable("STOPPING", text, RETRY_STOPPED),
+        ServiceError::Export(error) => {
+            tracing::error!("an export stopped: {error}");
+            let details = info("EXPORT_STOPPED", HashMap::new());
+            let text = "the export stopped before its end; ask for it again";
+            Status::with_error_details(Code::Internal, text, details)
+        }
         // What is wrong with the disk is for the operator, who has it in the log.
         ServiceError::Store(error) => {
             tracing::error!("a call could not be answered: {error}");
@@ -71,7 +77,9 @@ fn code(rejection: &Rejection) -> Code {
         | Rejection::ActivationNotFound
         | Rejection::SubjectNotFound
         | Rejection::RequestNotFound
-        | Rejection::ErasureNotFound => Code::NotFound,
+        | Rejection::ErasureNotFound
+        | Rejection::NoticeNotFound
+        | Rejection::RecipientUnknown => Code::NotFound,
         Rejection::SeatsExhausted { .. } => Code::ResourceExhausted,
         Rejection::LicenseSuspended
         | Rejection::LicenseRevoked

@@ -4,9 +4,10 @@ use prost::Message as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
-    Access, Actor, Category, Email, ErasureReason, Event, LicenseKey, Note, Operation, PersonName,
-    Product, Purpose, RecordedActor, RequestKind, RequestStep, RestrictionKind, Role, SealedActor,
-    Seats, Terms, Timestamp,
+    Access, Actor, Category, Change, Counts, Day, Email, ErasureReason, Event, LicenseKey, Note,
+    Notice, NoticeOutcome, Operation, PersonName, Product, Purpose, RecipientName, RecordedActor,
+    RequestKind, RequestStep, RestrictionKind, Role, SealedActor, Seats, Terms, TermsError,
+    Timestamp,
 };
 use crate::proto::EVENT_CATEGORIES;
 use crate::proto::events as wire;
@@ -195,6 +196,53 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
                 lease_until_ms: lease_until.map(Timestamp::as_millis),
             }),
         ),
+        Event::Disclosed { subject, recipient, categories, .. } => (
+            19,
+            Kind::Disclosed(wire::Disclosed {
+                subject_id: subject.as_bytes().to_vec(),
+                recipient: recipient.as_str().to_owned(),
+                categories: categories
+                    .iter()
+                    .map(|category| wire::Category::from(*category).into())
+                    .collect(),
+                at_ms,
+            }),
+        ),
+        Event::NoticeCreated { notice, .. } => {
+            (20, Kind::NoticeCreated(notice_to_wire(notice, at_ms)))
+        }
+        Event::NoticeSettled { notice, outcome, .. } => (
+            21,
+            Kind::NoticeSettled(wire::NoticeSettled {
+                notice_id: notice.as_bytes().to_vec(),
+                outcome: wire::NoticeOutcome::from(*outcome).into(),
+                at_ms,
+            }),
+        ),
+        Event::RecipientTold { subject, recipient, outcome, .. } => (
+            22,
+            Kind::RecipientTold(wire::RecipientTold {
+                subject_id: subject.as_bytes().to_vec(),
+                recipient: recipient.as_str().to_owned(),
+                outcome: wire::NoticeOutcome::from(*outcome).into(),
+                at_ms,
+            }),
+        ),
+        Event::DayClosed { day, counts, .. } => (
+            23,
+            Kind::DayClosed(wire::DayClosed {
+                day: day.0,
+                products: counts
+                    .iter()
+                    .map(|(product, counts)| wire::ProductCounts {
+                        product: product.as_str().to_owned(),
+                        licenses: counts.licenses,
+                        activations: counts.activations,
+                    })
+                    .collect(),
+                at_ms,
+            }),
+        ),
     };
     let mut message = wire::Event { kind: Some(kind) };
     let bytes = Zeroizing::new(message.encode_to_vec());
@@ -335,6 +383,82 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
             lease_until: e.lease_until_ms.map(time).transpose()?,
             at: time(e.at_ms)?,
         },
+        Kind::Disclosed(e) => Event::Disclosed {
+            subject: id(&e.subject_id, "subject_id")?,
+            recipient: recipient(&e.recipient)?,
+            categories: e
+                .categories()
+                .map(|category| known(category, "categories"))
+                .collect::<Result<_, _>>()?,
+            at: time(e.at_ms)?,
+        },
+        Kind::NoticeCreated(e) => {
+            Event::NoticeCreated { notice: notice_from_wire(e)?, at: time(e.at_ms)? }
+        }
+        Kind::NoticeSettled(e) => Event::NoticeSettled {
+            notice: id(&e.notice_id, "notice_id")?,
+            outcome: known(e.outcome(), "outcome")?,
+            at: time(e.at_ms)?,
+        },
+        Kind::RecipientTold(e) => Event::RecipientTold {
+            subject: id(&e.subject_id, "subject_id")?,
+            recipient: recipient(&e.recipient)?,
+            outcome: known(e.outcome(), "outcome")?,
+            at: time(e.at_ms)?,
+        },
+        Kind::DayClosed(e) => Event::DayClosed {
+            day: Day(e.day),
+            counts: e
+                .products
+                .iter()
+                .map(|counts| {
+                    let wire::ProductCounts { product, licenses, activations } = counts;
+                    let (licenses, activations) = (*licenses, *activations);
+                    Ok((Product::parse(product)?, Counts { licenses, activations }))
+                })
+                .collect::<Result<_, TermsError>>()
+                .map_err(|_| DecodeError("product"))?,
+            at: time(e.at_ms)?,
+        },
+    })
+}
+
+fn recipient(name: &str) -> Result<RecipientName, DecodeError> {
+    RecipientName::parse(name).ok_or(DecodeError("recipient"))
+}
+
+fn notice_to_wire(notice: &Notice, at_ms: i64) -> wire::NoticeCreated {
+    let (email, erased) = match &notice.change {
+        Change::Erased => (None, true),
+        Change::Rectified { email } => (email.as_ref(), false),
+    };
+    wire::NoticeCreated {
+        notice_id: notice.id.as_bytes().to_vec(),
+        subject_id: notice.subject.as_bytes().to_vec(),
+        erasure_id: notice.erasure.as_bytes().to_vec(),
+        recipient: notice.recipient.as_str().to_owned(),
+        email: notice.email.expose().to_owned(),
+        new_email: email.map(|email| email.expose().to_owned()).unwrap_or_default(),
+        erased,
+        at_ms,
+    }
+}
+
+fn notice_from_wire(e: &wire::NoticeCreated) -> Result<Notice, DecodeError> {
+    let email = |text: &str| Email::parse(text).map_err(|_| DecodeError("email"));
+    let new_email = Some(&e.new_email).filter(|text| !text.is_empty());
+    let change = if e.erased {
+        Change::Erased
+    } else {
+        Change::Rectified { email: new_email.map(|text| email(text)).transpose()? }
+    };
+    Ok(Notice {
+        id: id(&e.notice_id, "notice_id")?,
+        subject: id(&e.subject_id, "subject_id")?,
+        erasure: id(&e.erasure_id, "erasure_id")?,
+        recipient: recipient(&e.recipient)?,
+        email: email(&e.email)?,
+        change,
     })
 }
 
@@ -402,6 +526,10 @@ fn wipe(message: &mut wire::Event) {
             e.evidence.zeroize();
         }
         Some(Kind::LicenseKept(e)) => e.license_key.zeroize(),
+        Some(Kind::NoticeCreated(e)) => {
+            e.email.zeroize();
+            e.new_email.zeroize();
+        }
         _ => {}
     }
 }
@@ -439,7 +567,7 @@ same_names!(
     IssueLicense GetLicense SuspendLicense ReinstateLicense RevokeLicense FreeSeat GetHistory
     ListActivations ExportSubject OpenRequest GetRequest IssueVerificationCode VerifyIdentity
     ExtendRequest ApproveRequest RefuseRequest FulfilRequest RectifySubject EraseSubject
-    SetRestriction
+    SetRestriction RecordDisclosure ListNotices SettleNotice
 );
 same_names!(RestrictionKind, RestrictionKind, Restriction LegalHold);
 same_names!(
@@ -447,3 +575,31 @@ same_names!(
     Access Rectification Erasure Restriction Objection Portability
 );
 same_names!(ErasureReason, ErasureReason, Request Rectification Retention);
+same_names!(NoticeOutcome, NoticeOutcome, Delivered ByHand GivenUp);
+
+impl From<Category> for wire::Category {
+    fn from(category: Category) -> Self {
+        match category {
+            Category::Email => Self::Email,
+            Category::Name => Self::Name,
+            Category::License => Self::License,
+            Category::ActivationTime => Self::ActivationTime,
+            Category::AccessRecord => Self::AccessRecord,
+        }
+    }
+}
+
+impl TryFrom<wire::Category> for Category {
+    type Error = ();
+
+    fn try_from(category: wire::Category) -> Result<Self, ()> {
+        match category {
+            wire::Category::Email => Ok(Self::Email),
+            wire::Category::Name => Ok(Self::Name),
+            wire::Category::License => Ok(Self::License),
+            wire::Category::ActivationTime => Ok(Self::ActivationTime),
+            wire::Category::AccessRecord => Ok(Self::AccessRecord),
+            wire::Category::Unspecified | wire::Category::Technical => Err(()),
+        }
+    }
+}

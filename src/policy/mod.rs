@@ -8,11 +8,12 @@
 mod file;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{Category, Purpose, Role};
+use crate::domain::{Category, Purpose, Role, Timestamp};
 
 /// The operator's side as `init` writes it.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -174,6 +175,13 @@ impl Policy {
     pub fn may_see(&self, role: Role, purpose: Purpose, name: Category) -> bool {
         let seen_by = self.category(name).and_then(|category| category.seen_by.get(&role));
         seen_by.is_some_and(|purposes| purposes.contains(&purpose))
+    }
+
+    /// Until when data of this kind is kept, if its time counts from `from` on. What the policy does
+    /// not let be stored is not kept any longer.
+    pub fn kept_until(&self, name: Category, from: Timestamp) -> Timestamp {
+        let days = self.category(name).map_or(0, |category| category.retention_days);
+        from.plus(Duration::from_secs(u64::from(days) * 24 * 60 * 60))
     }
 
     /// Names this policy: SHA-256 of its JSON.

@@ -1,13 +1,13 @@
 //! What an erasure destroys: which keys of a person are to go, and how many records go with them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Duration;
 
 use rand::CryptoRng;
 
 use super::store::{Issued, Store, StoreError};
 use crate::domain::{
-    Category, Event, KeptActivation, KeptLicense, LicenseId, Position, Status, SubjectId, Timestamp,
+    Category, Change, ErasureId, Event, KeptActivation, KeptLicense, LicenseId, Notice, NoticeId,
+    Position, Status, SubjectId, Timestamp,
 };
 use crate::log::record::KeySlot;
 use crate::policy::Policy;
@@ -17,12 +17,17 @@ use crate::views::Entry;
 /// How many entries are read at a time.
 const ENTRIES: usize = 1000;
 
-/// Every key of a person and of their licenses.
-pub(super) fn all_keys(store: &Store, subject: SubjectId) -> Result<Vec<KeySlot>, StoreError> {
-    let mut keys: Vec<KeySlot> =
-        store.vault.of_subject(subject).into_iter().map(|(_, slot)| slot).collect();
+/// Every key of a person and of their licenses, with what it seals.
+pub(super) fn keys(
+    store: &Store,
+    subject: SubjectId,
+) -> Result<Vec<(Category, KeySlot)>, StoreError> {
+    let own = store.vault.of_subject(subject).into_iter();
+    let mut keys: Vec<(Category, KeySlot)> =
+        own.filter_map(|(name, slot)| Some((name.category()?, slot))).collect();
     for license in licenses(store, subject)? {
-        keys.extend(store.vault.find(&KeyName::License(license)));
+        let slot = store.vault.find(&KeyName::License(license));
+        keys.extend(slot.map(|slot| (Category::License, slot)));
     }
     Ok(keys)
 }
@@ -44,11 +49,7 @@ pub(super) fn expired_keys(
     subject: SubjectId,
     now: Timestamp,
 ) -> Result<Vec<KeySlot>, StoreError> {
-    let is_over = |category, from: Timestamp| {
-        // What the policy does not let be stored is not kept any longer.
-        let days = policy.category(category).map_or(0, |category| category.retention_days);
-        from.plus(Duration::from_secs(u64::from(days) * 24 * 60 * 60)) <= now
-    };
+    let is_over = |category, from| policy.kept_until(category, from) <= now;
     let Some(known) = store.views.subject(subject)? else { return Ok(Vec::new()) };
     if known.restricted || known.held {
         return Ok(Vec::new());
@@ -63,7 +64,7 @@ pub(super) fn expired_keys(
         }
     }
     let years = expired_years(spans.iter().map(|(_, span)| *span), |end| {
-        is_over(Category::ActivationTime, year_end(end.year()))
+        is_over(Category::ActivationTime, end.end_of_year())
     });
     let still_used: HashSet<LicenseId> = spans
         .iter()
@@ -88,9 +89,10 @@ pub(super) fn expired_keys(
             KeyName::Name(_) => last_end.is_some_and(|end| is_over(Category::Name, end)),
             KeyName::Activations(_, year) => years.contains(&year),
             KeyName::Access(_, year) => {
-                !open_years.contains(&year) && is_over(Category::AccessRecord, year_end(year))
+                !open_years.contains(&year)
+                    && is_over(Category::AccessRecord, Timestamp::start_of_year(year).end_of_year())
             }
-            KeyName::License(_) | KeyName::System => false,
+            KeyName::License(_) | KeyName::Notice(_) | KeyName::System => false,
         };
         if is_expired {
             keys.push(slot);
@@ -171,6 +173,31 @@ pub(super) fn kept_licenses(
         });
     }
     Ok(kept)
+}
+
+/// What is to be told to each recipient that got data of a person.
+pub(super) fn notices(
+    store: &Store,
+    subject: SubjectId,
+    erasure: ErasureId,
+    change: &Change,
+    rng: &mut dyn CryptoRng,
+) -> Result<Vec<Notice>, StoreError> {
+    let Some(email) = store.email(subject)? else { return Ok(Vec::new()) };
+    let mut recipients = BTreeSet::new();
+    for entry in subject_entries(store, subject)?.into_iter().filter(|entry| entry.disclosed) {
+        match store.event(entry.position)?.event {
+            Event::Disclosed { recipient, .. } => recipients.insert(recipient),
+            _ => return Err(StoreError::Mismatch(entry.position)),
+        };
+    }
+    let notice = |recipient| {
+        let mut id = [0; 16];
+        rng.fill_bytes(&mut id);
+        let (id, email, change) = (NoticeId::from_bytes(id), email.clone(), change.clone());
+        Notice { id, subject, erasure, recipient, email, change }
+    };
+    Ok(recipients.into_iter().map(notice).collect())
 }
 
 /// All of a person's own entries.
@@ -280,12 +307,10 @@ fn open_request_years(store: &Store, subject: SubjectId) -> Result<BTreeSet<u16>
     Ok(years)
 }
 
-fn year_end(year: u16) -> Timestamp {
-    Timestamp::start_of_year(year.saturating_add(1))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn at(year: u16) -> Timestamp {

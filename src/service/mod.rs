@@ -20,6 +20,7 @@ use crate::domain::{
     Access, Actor, Category, LicenseId, Operation, Product, Purpose, RecordedActor, Rejection,
     Role, SubjectCommand, SubjectId,
 };
+use crate::export::BundleError;
 use crate::log::LogError;
 use crate::policy::Policy;
 use crate::receipt::{KeyRing, PublicKeys, ReceiptError};
@@ -83,6 +84,9 @@ pub enum ServiceError {
     /// The writer has stopped; what was asked may or may not have happened.
     #[error("the server is stopping; call again")]
     Stopped,
+    /// An export cannot be made.
+    #[error(transparent)]
+    Export(#[from] BundleError),
     /// What is stored cannot be read. For the operator's log, not for the client.
     #[error(transparent)]
     Store(StoreError),

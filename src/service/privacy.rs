@@ -2,14 +2,16 @@
 //! restricted, swept.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
-use super::erasure::{expired_keys, positions, records_under};
+use super::erasure::{expired_keys, keys, positions, records_under};
 use super::requests::RequestDetails;
 use super::store::StoreError;
 use super::writer::Request;
@@ -18,7 +20,7 @@ use crate::domain::{
     Category, Email, ErasureId, Event, Operation, PersonName, Purpose, Rejection, RequestId,
     RequestKind, RestrictionKind, SubjectCommand, SubjectId, Timestamp,
 };
-use crate::export::Document;
+use crate::export::{self, Facts};
 use crate::log::codec;
 
 /// How long an erasure may wait for the next epoch.
@@ -91,19 +93,54 @@ struct ExpiredPage {
     next: Option<SubjectId>,
 }
 
+/// An export as it is made, in pieces.
+pub type Pieces = mpsc::Receiver<Result<Vec<u8>, ServiceError>>;
+
+/// The size of a piece of an export.
+const PIECE_BYTES: usize = 32 * 1024;
+/// How many pieces may wait for whoever reads them.
+const PIECES: usize = 4;
+
+/// Sends what is written, a piece at a time, and waits where nobody takes it.
+struct PieceWriter {
+    pieces: mpsc::Sender<Result<Vec<u8>, ServiceError>>,
+    piece: Vec<u8>,
+}
+
+impl Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE_BYTES - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        if self.piece.len() == PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.pieces.blocking_send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
 impl Service {
-    /// All that is held about a person, as JSON. The read itself is in it.
+    /// All that is held about a person, as one ZIP in pieces. The read itself is in it. That nothing is
+    /// held is an answer too, and takes the same way.
     pub async fn export(
         self: &Arc<Self>,
         staff: &Staff,
         whose: Subject,
-    ) -> Result<Vec<u8>, ServiceError> {
+    ) -> Result<Pieces, ServiceError> {
         let (subject, access) = match whose {
             Subject::Email(email, purpose) => {
                 if self.needs_approval(RequestKind::Access) {
                     return Err(Rejection::ApprovalMissing.into());
                 }
-                (self.find_subject(&email)?, self.access(staff, purpose, Operation::ExportSubject))
+                let subject = self.find_subject(&email).unwrap_or(SubjectId::NOBODY);
+                (subject, self.access(staff, purpose, Operation::ExportSubject))
             }
             Subject::Request(id) => {
                 let RequestDetails { request, needs_approval, .. } = self.request_details(id)?;
@@ -117,15 +154,55 @@ impl Service {
         let stored: Vec<Category> =
             self.settings.policy.categories.iter().map(|category| category.name).collect();
         self.record(subject, access, &stored).await?;
+        let (pieces, receiver) = mpsc::channel(PIECES);
         let service = Arc::clone(self);
-        reading(move || service.read_export(subject)).await
+        tokio::task::spawn_blocking(move || {
+            let mut out = PieceWriter { pieces, piece: Vec::with_capacity(PIECE_BYTES) };
+            if let Err(error) = service.write_export(subject, &mut out) {
+                // Whoever asked may be gone.
+                let _ = out.pieces.blocking_send(Err(error));
+            }
+        });
+        Ok(receiver)
     }
 
-    fn read_export(&self, subject: SubjectId) -> Result<Vec<u8>, ServiceError> {
-        let events = self.store.events(positions(&self.store, subject)?)?;
-        let events = events.iter().map(|(_, event)| event);
-        let document = Document::new(events, &self.settings.policy, self.clock.now());
-        serde_json::to_vec_pretty(&document).map_err(|_| ServiceError::Stopped)
+    fn write_export(&self, subject: SubjectId, out: &mut PieceWriter) -> Result<(), ServiceError> {
+        let is_known = subject != SubjectId::NOBODY;
+        let positions = if is_known { positions(&self.store, subject)? } else { Vec::new() };
+        let events = self.store.events(positions)?;
+        let events: Vec<Event> = events.into_iter().map(|(_, event)| event).collect();
+        let mut in_log = Counts::new();
+        for (category, slot) in if is_known { keys(&self.store, subject)? } else { Vec::new() } {
+            *in_log.entry(category).or_default() += u64::from(self.store.counts.get(slot));
+        }
+        let facts = Facts {
+            events: &events,
+            waiting: &self.waiting_notices(subject)?,
+            in_log: &in_log,
+            policy: &self.settings.policy,
+            now: self.clock.now(),
+        };
+        let sign =
+            |typ: &str, claims: &serde_json::Value| self.receipts.sign_statement(typ, claims).ok();
+        export::write(&facts, &self.settings.issuer, &sign, out)?;
+        Ok(())
+    }
+
+    /// Who is still to be told something about a person, and since when.
+    fn waiting_notices(
+        &self,
+        subject: SubjectId,
+    ) -> Result<Vec<(String, Timestamp)>, ServiceError> {
+        let mut waiting = Vec::new();
+        for id in self.store.views.notices()? {
+            let Some(view) = self.store.views.notice(id)? else { continue };
+            if let Event::NoticeCreated { notice, at } = self.store.event(view.created)?.event
+                && notice.subject == subject
+            {
+                waiting.push((notice.recipient.as_str().to_owned(), at));
+            }
+        }
+        Ok(waiting)
     }
 
     /// Puts address or name right, and fulfils the request for it.
@@ -140,7 +217,8 @@ impl Service {
         let subject = self.request_subject(request)?;
         let by = self.by(staff, request, Operation::RectifySubject);
         let erasure = ErasureId::from_bytes(rand::random());
-        let rectify = SubjectCommand::Rectify { request, erasure, email, name, by };
+        let rectify =
+            SubjectCommand::Rectify { request, erasure, email, name, notices: Vec::new(), by };
         self.ask(Request::Subject(subject, rectify)).await?;
         self.request_details(request)
     }

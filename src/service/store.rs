@@ -1,7 +1,7 @@
 //! What is stored: the log, the vault and the views, and how an event is read back.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::domain::{
     Email, Event, License, LicenseId, LicenseKey, PersonName, Position, PrivacyRequest, Progress,
@@ -48,6 +48,31 @@ pub struct Store {
     pub vault: Arc<dyn Vault>,
     /// What they say.
     pub views: Views,
+    /// How many records are sealed under which key.
+    pub counts: SlotCounts,
+}
+
+/// How many records are sealed under which key, as the records say themselves. What an export holds is
+/// compared with it.
+#[derive(Debug, Default)]
+pub struct SlotCounts(RwLock<Vec<u32>>);
+
+impl SlotCounts {
+    /// Counts a record.
+    pub fn add(&self, slot: KeySlot) {
+        let mut counts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = slot.0 as usize;
+        if counts.len() <= slot {
+            counts.resize(slot + 1, 0);
+        }
+        counts[slot] += 1;
+    }
+
+    /// How many records there are.
+    pub fn get(&self, slot: KeySlot) -> u32 {
+        let counts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        counts.get(slot.0 as usize).copied().unwrap_or_default()
+    }
 }
 
 /// An event in the log.
@@ -261,8 +286,14 @@ pub(super) fn key_name(
         | Event::RestrictionChanged { subject, at, .. }
         | Event::RequestOpened { subject, at, .. }
         | Event::RequestStepped { subject, at, .. } => KeyName::Access(*subject, at.year()),
-        Event::ErasureBegun { .. } | Event::DataErased { .. } | Event::EpochMoved { .. } => {
-            KeyName::System
+        Event::Disclosed { subject, at, .. } | Event::RecipientTold { subject, at, .. } => {
+            KeyName::Access(*subject, at.year())
         }
+        Event::NoticeCreated { notice, .. } => KeyName::Notice(notice.id),
+        Event::ErasureBegun { .. }
+        | Event::DataErased { .. }
+        | Event::EpochMoved { .. }
+        | Event::NoticeSettled { .. }
+        | Event::DayClosed { .. } => KeyName::System,
     })
 }

@@ -24,9 +24,9 @@ use super::clock::Clock;
 use super::erasure;
 use super::store::{Store, StoreError, Stored, key_name};
 use crate::domain::{
-    Access, Activation, By, Command, Email, ErasureId, ErasureReason, Event, Issue, License,
-    LicenseCommand, LicenseId, LicenseKey, PersonName, Position, Rejection, RequestId, State,
-    SubjectCommand, SubjectId, Terms, Timestamp, decide, evolve,
+    Access, Activation, By, Change, Command, Email, ErasureId, ErasureReason, Event, Issue,
+    License, LicenseCommand, LicenseId, LicenseKey, NoticeId, NoticeOutcome, PersonName, Position,
+    Rejection, RequestId, State, SubjectCommand, SubjectId, Terms, Timestamp, decide, evolve,
 };
 use crate::log::record::{self, Header, KeySlot, RecordHash};
 use crate::log::tree::CompactRange;
@@ -43,6 +43,9 @@ const BATCH: usize = 256;
 /// How long a batch waits for more requests where the last one or this one has several: a request
 /// that shares its syncs and its wake-ups costs less. One client alone never waits.
 const GATHER: Duration = Duration::from_micros(400);
+
+/// How many products' counts fit a record.
+const PRODUCTS_A_RECORD: usize = 10;
 
 /// How much of the state is kept between batches. An entry is about 200 bytes.
 const STATE_KEPT: usize = 100_000;
@@ -83,6 +86,10 @@ pub enum Request {
         /// Who erases.
         by: By,
     },
+    /// A notice has come to its end.
+    Settle(NoticeId, NoticeOutcome),
+    /// Record how much happened on the days that are not counted yet.
+    CloseDays,
     /// Move the vault to a new epoch, so that what is erased is final.
     MoveEpoch,
 }
@@ -91,7 +98,7 @@ impl Request {
     /// Whether it has a batch of its own.
     fn is_alone(&self) -> bool {
         match self {
-            Self::Erase { .. } | Self::MoveEpoch => true,
+            Self::Erase { .. } | Self::Settle(..) | Self::CloseDays | Self::MoveEpoch => true,
             Self::Subject(_, command) => {
                 matches!(command, SubjectCommand::Rectify { .. } | SubjectCommand::Expire { .. })
             }
@@ -101,6 +108,7 @@ impl Request {
 }
 
 /// What a granted request led to. All of it is durable.
+#[derive(Default)]
 pub struct Granted {
     /// The events, none where everything was so already.
     pub events: Vec<Stored>,
@@ -284,8 +292,16 @@ impl Writer {
     }
 
     fn answer(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, WriterError> {
-        if let [Job { request: Request::MoveEpoch, .. }] = jobs {
-            return Ok(vec![self.move_epoch()?]);
+        match jobs {
+            [Job { request: Request::MoveEpoch, .. }] => return Ok(vec![self.move_epoch()?]),
+            [Job { request: Request::Settle(notice, outcome), .. }] => {
+                return Ok(vec![self.settle(*notice, *outcome)?]);
+            }
+            [Job { request: Request::CloseDays, .. }] => {
+                self.close_days()?;
+                return Ok(vec![Ok(Granted::default())]);
+            }
+            _ => {}
         }
         let answers = self.commit(jobs)?;
         for stored in answers.iter().flatten().flat_map(|granted| &granted.events) {
@@ -322,10 +338,15 @@ impl Writer {
         subject: SubjectId,
         reason: ErasureReason,
     ) -> Result<(), WriterError> {
+        // What is erased must have been counted.
+        self.close_days()?;
         let now = self.clock.now();
         let store = Arc::clone(&self.store);
         let keys = match reason {
-            ErasureReason::Request => erasure::all_keys(&store, subject)?,
+            ErasureReason::Request => {
+                let keys = erasure::keys(&store, subject)?;
+                keys.into_iter().map(|(_, slot)| slot).collect()
+            }
             ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
             ErasureReason::Retention => erasure::expired_keys(&store, &self.policy, subject, now)?,
         };
@@ -343,7 +364,45 @@ impl Writer {
             Err(error) => return Err(StoreError::from(error).into()),
         }
         self.epoch_moved()?;
-        Ok(Ok(Granted { events: Vec::new(), license: None, activation: None }))
+        Ok(Ok(Granted::default()))
+    }
+
+    /// Destroys what a notice held, and records how it ended. A recipient of data that is still there
+    /// is noted with it.
+    fn settle(&mut self, notice: NoticeId, outcome: NoticeOutcome) -> Result<Answer, WriterError> {
+        let store = Arc::clone(&self.store);
+        let Some(view) = store.views.notice(notice).map_err(StoreError::from)? else {
+            return Ok(Err(Rejection::NoticeNotFound));
+        };
+        match store.event(view.created).map(|stored| stored.event) {
+            Ok(Event::NoticeCreated { notice, .. }) => {
+                let told = SubjectCommand::Told { recipient: notice.recipient, outcome };
+                let (answer, _) = oneshot::channel();
+                // An erased person has no record to note it in.
+                self.commit(&[Job { request: Request::Subject(notice.subject, told), answer }])?;
+            }
+            Ok(_) => return Err(StoreError::Mismatch(view.created).into()),
+            // It was done before the last process ended.
+            Err(StoreError::Erased(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(key) = store.vault.find(&KeyName::Notice(notice)) {
+            store.vault.destroy(&[key], &mut *self.rng).map_err(StoreError::from)?;
+        }
+        self.record(&Event::NoticeSettled { notice, outcome, at: self.clock.now() })?;
+        Ok(Ok(Granted::default()))
+    }
+
+    /// Records what happened on each day since it was last counted.
+    fn close_days(&mut self) -> Result<(), WriterError> {
+        let counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
+        let at = self.clock.now();
+        for (day, counts) in counted {
+            for counts in counts.chunks(PRODUCTS_A_RECORD) {
+                self.record(&Event::DayClosed { day, counts: counts.to_vec(), at })?;
+            }
+        }
+        Ok(())
     }
 
     fn epoch_moved(&mut self) -> Result<(), WriterError> {
@@ -461,7 +520,13 @@ impl Writer {
                         return Ok(Err(Rejection::EmailTaken));
                     }
                 }
-                Command::Subject(*subject, command.clone())
+                let mut command = command.clone();
+                if let SubjectCommand::Rectify { erasure, email, notices, .. } = &mut command {
+                    let change = Change::Rectified { email: email.clone() };
+                    *notices =
+                        erasure::notices(&self.store, *subject, *erasure, &change, &mut *self.rng)?;
+                }
+                Command::Subject(*subject, command)
             }
             Request::Erase { subject, request, erasure, needs_approval, keep_licenses, by } => {
                 let keep = if *keep_licenses {
@@ -471,11 +536,21 @@ impl Writer {
                 };
                 let (request, erasure, needs_approval) = (*request, *erasure, *needs_approval);
                 let by = by.clone();
-                let erase = SubjectCommand::Erase { request, erasure, needs_approval, keep, by };
+                let notices = erasure::notices(
+                    &self.store,
+                    *subject,
+                    erasure,
+                    &Change::Erased,
+                    &mut *self.rng,
+                )?;
+                let erase =
+                    SubjectCommand::Erase { request, erasure, needs_approval, keep, notices, by };
                 Command::Subject(*subject, erase)
             }
-            // It has a batch of its own, and no rule.
-            Request::MoveEpoch => return Ok(Err(Rejection::MasterKeyFixed)),
+            // They have batches of their own, and no rule.
+            Request::MoveEpoch | Request::Settle(..) | Request::CloseDays => {
+                return Ok(Err(Rejection::MasterKeyFixed));
+            }
         }))
     }
 
@@ -593,8 +668,11 @@ impl Writer {
     fn catch_up(&mut self) -> Result<(), WriterError> {
         self.state = State::default();
         let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
-        self.head = crate::log::scan(self.store.log.as_ref(), self.head, |_, bytes| {
+        self.head = crate::log::scan(self.store.log.as_ref(), self.head, |position, bytes| {
             tree.push(record::hash(bytes));
+            if let Ok((header, _)) = record::decode(bytes, position) {
+                self.store.counts.add(header.slot);
+            }
             Ok::<_, LogError>(())
         })?;
         drop(tree);
@@ -612,6 +690,11 @@ impl Writer {
             drop(tree);
             let events = plan.events.iter().map(|planned| &planned.event);
             let events = (self.head.0..).map(Position).zip(events);
+            for (record, position) in records.iter().zip(self.head.0..) {
+                if let Ok((header, _)) = record::decode(record, Position(position)) {
+                    self.store.counts.add(header.slot);
+                }
+            }
             let next = self.head.plus(records.len() as u64);
             let is_erased = |position| self.store.is_erased(position);
             let views = &self.store.views;

@@ -16,7 +16,7 @@ use std::io;
 use rand::CryptoRng;
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{Category, LicenseId, SubjectId};
+use crate::domain::{Category, LicenseId, NoticeId, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
 use ledger::LedgerError;
@@ -35,6 +35,8 @@ pub enum KeyName {
     Activations(SubjectId, u16),
     /// Who looked at a person's data in a year, and what they asked for.
     Access(SubjectId, u16),
+    /// What a recipient of data is to be told about a person.
+    Notice(NoticeId),
     /// What tells nothing about a person.
     System,
 }
@@ -43,7 +45,7 @@ impl KeyName {
     /// The kind of data that it seals; `None` where that is nobody's.
     pub const fn category(&self) -> Option<Category> {
         match self {
-            Self::Identity(_) => Some(Category::Email),
+            Self::Identity(_) | Self::Notice(_) => Some(Category::Email),
             Self::Name(_) => Some(Category::Name),
             Self::License(_) => Some(Category::License),
             Self::Activations(..) => Some(Category::ActivationTime),

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::master::MasterKey;
 use super::{Fingerprint, KeyName, NewKey, VaultError};
-use crate::domain::{LicenseId, SubjectId};
+use crate::domain::{LicenseId, NoticeId, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TAG_BYTES};
 
@@ -153,6 +153,7 @@ fn name_to_parts(name: &KeyName) -> NameParts {
         KeyName::Access(subject, year) => (4, *year, *subject.as_bytes()),
         KeyName::Name(subject) => (5, 0, *subject.as_bytes()),
         KeyName::System => (6, 0, [0; 16]),
+        KeyName::Notice(notice) => (7, 0, *notice.as_bytes()),
     }
 }
 
@@ -165,6 +166,7 @@ fn name_from_parts((kind, year, owner): NameParts) -> Option<KeyName> {
         4 => Some(KeyName::Access(subject, year)),
         5 => Some(KeyName::Name(subject)),
         6 => Some(KeyName::System),
+        7 => Some(KeyName::Notice(NoticeId::from_bytes(owner))),
         _ => None,
     }
 }

@@ -5,12 +5,13 @@ use serde::de::DeserializeOwned;
 use sled::Db;
 
 use super::row::{
-    self, ActivationRow, CheckpointRow, EntryKind, EntryRow, ErasureRow, LicenseRow, PagesRow,
-    RequestRow, SCHEMA, SubjectRow,
+    self, ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
+    NoticeRow, PagesRow, RequestRow, SCHEMA, SubjectRow,
 };
 use super::{Checkpoint, Rows, ViewsError, get, ids_below, read_bytes, read_rows, unreadable};
 use crate::domain::{
-    ActivationId, ErasureId, Event, LicenseId, Operation, Position, RequestId, Status, SubjectId,
+    ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Operation, Position,
+    RequestId, Status, SubjectId,
 };
 
 /// How many entries a page has. sled's cost is by the row, so that a row for each entry would make
@@ -44,27 +45,21 @@ impl<'a> Changes<'a> {
                     row.name = Some(position.0);
                 })
             }
-            Event::LicenseIssued { license, subject, .. } => {
-                self.issued(*license, *subject, Status::Active, position)
+            Event::LicenseIssued { license, subject, terms, at, .. } => {
+                let product = terms.product.as_str();
+                self.count(at.day(), product, |counts| &mut counts.licenses)?;
+                self.issued(*license, *subject, product, Status::Active, position)
             }
-            Event::LicenseKept { license, subject, suspended, .. } => {
+            Event::LicenseKept { license, subject, terms, suspended, .. } => {
                 let status = if *suspended { Status::Suspended } else { Status::Active };
-                self.issued(*license, *subject, status, position)
+                self.issued(*license, *subject, terms.product.as_str(), status, position)
             }
-            Event::Activated { license, activation, .. }
-            | Event::ActivationKept { license, activation, .. } => {
-                let row = ActivationRow {
-                    license: *license.as_bytes(),
-                    activated: position.0,
-                    ended: None,
-                };
-                self.put(row::activation(*activation), &row)?;
-                let kind = EntryKind::Activated { activation: *activation.as_bytes() };
-                self.of_license(*license, position, kind, |row| {
-                    row.activations += 1;
-                    row.used = row.used.checked_add(1)?;
-                    Some(())
-                })
+            Event::Activated { license, activation, at, .. } => {
+                let product = self.activated(*license, *activation, position)?;
+                self.count(at.day(), &product, |counts| &mut counts.activations)
+            }
+            Event::ActivationKept { license, activation, .. } => {
+                self.activated(*license, *activation, position).map(drop)
             }
             Event::Deactivated { license, activation, .. } => {
                 let mut row: ActivationRow = self.row(&row::activation(*activation))?;
@@ -135,6 +130,23 @@ impl<'a> Changes<'a> {
                 self.erasure(*erasure, |row| row.erased = Some(position.0))?;
                 self.forget(*subject)
             }
+            Event::Disclosed { subject, .. } => {
+                self.of_subject(*subject, position, EntryKind::Disclosed, |_| ())
+            }
+            Event::RecipientTold { subject, .. } => {
+                self.of_subject(*subject, position, EntryKind::Other, |_| ())
+            }
+            Event::NoticeCreated { notice, .. } => {
+                let erasure = *notice.erasure.as_bytes();
+                self.put(row::notice(notice.id), &NoticeRow { erasure, created: position.0 })
+            }
+            Event::NoticeSettled { notice, .. } => {
+                self.delete(row::notice(*notice));
+                Ok(())
+            }
+            Event::DayClosed { day, counts, .. } => counts
+                .iter()
+                .try_for_each(|(product, counts)| self.close(*day, product.as_str(), *counts)),
             Event::EpochMoved { epoch, .. } => {
                 self.put(row::EPOCH.to_vec(), epoch)?;
                 self.finalise(position)
@@ -152,6 +164,7 @@ impl<'a> Changes<'a> {
         &mut self,
         license: LicenseId,
         subject: SubjectId,
+        product: &str,
         status: Status,
         position: Position,
     ) -> Result<(), ViewsError> {
@@ -161,11 +174,56 @@ impl<'a> Changes<'a> {
             status: row::status_to_row(status),
             used: 0,
             activations: 0,
+            product: product.to_owned(),
             pages: PagesRow::default(),
         };
         self.put(row::license(license), &row)?;
         let kind = EntryKind::Issued { license: *license.as_bytes() };
         self.of_subject(subject, position, kind, |_| ())
+    }
+
+    /// Takes a seat, and gives the product.
+    fn activated(
+        &mut self,
+        license: LicenseId,
+        activation: ActivationId,
+        position: Position,
+    ) -> Result<String, ViewsError> {
+        let row =
+            ActivationRow { license: *license.as_bytes(), activated: position.0, ended: None };
+        self.put(row::activation(activation), &row)?;
+        let kind = EntryKind::Activated { activation: *activation.as_bytes() };
+        let mut product = String::new();
+        self.of_license(license, position, kind, |row| {
+            product.clone_from(&row.product);
+            row.activations += 1;
+            row.used = row.used.checked_add(1)?;
+            Some(())
+        })?;
+        Ok(product)
+    }
+
+    /// Counts one more of something on a day, which no event states yet.
+    fn count(
+        &mut self,
+        day: Day,
+        product: &str,
+        what: impl FnOnce(&mut CountsRow) -> &mut u32,
+    ) -> Result<(), ViewsError> {
+        let key = row::counts(row::UNCOUNTED, day, product);
+        let mut counts: CountsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
+        *what(&mut counts) += 1;
+        self.put(key, &counts)
+    }
+
+    /// Takes in counts that an event states. What they were made of may be erased by now.
+    fn close(&mut self, day: Day, product: &str, more: Counts) -> Result<(), ViewsError> {
+        self.delete(row::counts(row::UNCOUNTED, day, product));
+        let key = row::counts(row::COUNTED, day, product);
+        let mut counts: CountsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
+        counts.licenses += more.licenses;
+        counts.activations += more.activations;
+        self.put(key, &counts)
     }
 
     fn status(
@@ -234,12 +292,17 @@ impl<'a> Changes<'a> {
         self.put(row::erasure(id), &row)
     }
 
-    /// What is erased by now is final.
+    /// What is erased by now is final, but for that which recipients are still to be told of.
     fn finalise(&mut self, position: Position) -> Result<(), ViewsError> {
+        let mut waiting = Vec::new();
+        for id in ids_below(self.rows, self.db, row::NOTICES)? {
+            let row: NoticeRow = self.row(&row::notice(NoticeId::from_bytes(id)))?;
+            waiting.push(row.erasure);
+        }
         for id in ids_below(self.rows, self.db, row::PENDING_ERASURES)? {
             let id = ErasureId::from_bytes(id);
             let row: ErasureRow = self.row(&row::erasure(id))?;
-            if row.erased.is_some() {
+            if row.erased.is_some() && !waiting.contains(id.as_bytes()) {
                 self.delete(row::pending_erasure(id));
                 self.erasure(id, |row| row.is_final = Some(position.0))?;
             }

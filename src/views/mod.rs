@@ -15,7 +15,7 @@ mod row;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -23,16 +23,16 @@ use serde::de::DeserializeOwned;
 use sled::{Batch, Db, IVec};
 
 use crate::domain::{
-    Activation, ActivationId, ErasureId, Event, LicenseId, Position, RequestId, Status, Subject,
-    SubjectId,
+    Activation, ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position,
+    Product, RequestId, Status, Subject, SubjectId,
 };
 use crate::log::LogError;
 use crate::log::record::RecordHash;
 use crate::log::sled::{open_contained, plain};
 use changes::{Changes, PAGE_ENTRIES};
 use row::{
-    ActivationRow, CheckpointRow, EntryKind, EntryRow, ErasureRow, LicenseRow, RequestRow, SCHEMA,
-    SubjectRow,
+    ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
+    NoticeRow, RequestRow, SCHEMA, SubjectRow,
 };
 
 pub use changes::IsErased;
@@ -72,7 +72,21 @@ pub struct Entry {
     pub issued: Option<LicenseId>,
     /// The activation that began with it, where one did.
     pub activated: Option<ActivationId>,
+    /// Whether a recipient got data.
+    pub disclosed: bool,
 }
+
+/// What the views know of a notice that has not come to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct NoticeView {
+    /// The erasure that it is due to.
+    pub erasure: ErasureId,
+    /// Where it was created.
+    pub created: Position,
+}
+
+/// How much happened with each product.
+pub type ProductCounts = Vec<(Product, Counts)>;
 
 /// What the views know of a request; what was asked is in its record.
 #[derive(Debug, Clone)]
@@ -247,6 +261,52 @@ impl Views {
     pub fn pending_erasures(&self) -> Result<Vec<ErasureId>, ViewsError> {
         let ids = ids_below(&self.read_recent(), &self.db, row::PENDING_ERASURES)?;
         Ok(ids.into_iter().map(ErasureId::from_bytes).collect())
+    }
+
+    /// What is known of a notice; `None`: it has come to its end.
+    pub fn notice(&self, id: NoticeId) -> Result<Option<NoticeView>, ViewsError> {
+        let row = self.get::<NoticeRow>(&row::notice(id))?;
+        Ok(row.map(|row| NoticeView {
+            erasure: ErasureId::from_bytes(row.erasure),
+            created: Position(row.created),
+        }))
+    }
+
+    /// The notices that have not come to their end.
+    pub fn notices(&self) -> Result<Vec<NoticeId>, ViewsError> {
+        let ids = ids_below(&self.read_recent(), &self.db, row::NOTICES)?;
+        Ok(ids.into_iter().map(NoticeId::from_bytes).collect())
+    }
+
+    /// What happened on which day that no event states yet.
+    pub fn uncounted_days(&self) -> Result<BTreeMap<Day, ProductCounts>, ViewsError> {
+        self.days(row::UNCOUNTED, Day(i32::MIN)..=Day(i32::MAX))
+    }
+
+    /// What happened on these days, as events state it.
+    pub fn counted_days(
+        &self,
+        days: RangeInclusive<Day>,
+    ) -> Result<BTreeMap<Day, ProductCounts>, ViewsError> {
+        self.days(row::COUNTED, days)
+    }
+
+    fn days(
+        &self,
+        prefix: &[u8],
+        days: RangeInclusive<Day>,
+    ) -> Result<BTreeMap<Day, ProductCounts>, ViewsError> {
+        let (first, last) = days.into_inner();
+        let range = row::counts(prefix, first, "")..row::counts(prefix, last, "\u{7F}");
+        let mut days: BTreeMap<Day, ProductCounts> = BTreeMap::new();
+        for (key, value) in read_rows(&self.read_recent(), &self.db, range)? {
+            let (day, product) = row::day_and_product(prefix, &key).ok_or_else(unreadable)?;
+            let product = Product::parse(product).map_err(|_| unreadable())?;
+            let CountsRow { licenses, activations } = read(&value)?;
+            let counts = Counts { licenses, activations };
+            days.entry(day).or_default().push((product, counts));
+        }
+        Ok(days)
     }
 
     /// The vault's epoch, as far as the log tells.
@@ -433,9 +493,10 @@ fn read_page(bytes: &[u8]) -> Result<Vec<Entry>, ViewsError> {
             EntryKind::Activated { activation } => {
                 (None, Some(ActivationId::from_bytes(activation)))
             }
-            EntryKind::Requested { .. } | EntryKind::Other => (None, None),
+            EntryKind::Requested { .. } | EntryKind::Disclosed | EntryKind::Other => (None, None),
         };
-        Entry { position: Position(row.position), issued, activated }
+        let disclosed = matches!(row.kind, EntryKind::Disclosed);
+        Entry { position: Position(row.position), issued, activated, disclosed }
     });
     Ok(entries.collect())
 }

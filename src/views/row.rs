@@ -4,11 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    ActivationId, ErasureId, LicenseId, Position, RequestId, RestrictionKind, Status, SubjectId,
+    ActivationId, Day, ErasureId, LicenseId, NoticeId, Position, RequestId, RestrictionKind,
+    Status, SubjectId,
 };
 
 /// A change of any row or key. Views of another version are rebuilt.
-pub(super) const SCHEMA: u32 = 3;
+pub(super) const SCHEMA: u32 = 4;
 
 /// How far the log is in the views.
 #[derive(Serialize, Deserialize)]
@@ -27,6 +28,7 @@ pub(super) struct LicenseRow {
     pub(super) status: u8,
     pub(super) used: u32,
     pub(super) activations: u64,
+    pub(super) product: String,
     pub(super) pages: PagesRow,
 }
 
@@ -86,6 +88,19 @@ pub(super) struct PagesRow {
 }
 
 /// One event of a person or of a license. A page is some of them, one after the other.
+#[derive(Serialize, Deserialize)]
+pub(super) struct NoticeRow {
+    pub(super) erasure: [u8; 16],
+    pub(super) created: u64,
+}
+
+/// How much happened on a day with a product.
+#[derive(Serialize, Deserialize, Default)]
+pub(super) struct CountsRow {
+    pub(super) licenses: u32,
+    pub(super) activations: u32,
+}
+
 #[derive(Serialize, Deserialize, Clone, Copy)]
 pub(super) struct EntryRow {
     pub(super) position: u64,
@@ -97,6 +112,7 @@ pub(super) enum EntryKind {
     Issued { license: [u8; 16] },
     Activated { activation: [u8; 16] },
     Requested { request: [u8; 16] },
+    Disclosed,
     Other,
 }
 
@@ -133,6 +149,31 @@ pub(super) fn erasure(id: ErasureId) -> Vec<u8> {
 pub(super) fn pending_erasure(id: ErasureId) -> Vec<u8> {
     [PENDING_ERASURES, id.as_bytes()].concat()
 }
+
+/// A notice that has not come to its end.
+pub(super) fn notice(id: NoticeId) -> Vec<u8> {
+    [NOTICES, id.as_bytes()].concat()
+}
+
+/// The counts of a day and a product.
+pub(super) fn counts(prefix: &[u8], day: Day, product: &str) -> Vec<u8> {
+    // With the sign turned, days sort as numbers do.
+    let day = (day.0 ^ i32::MIN).to_be_bytes();
+    [prefix, &day, product.as_bytes()].concat()
+}
+
+/// The day and the product of such a key.
+pub(super) fn day_and_product<'k>(prefix: &[u8], key: &'k [u8]) -> Option<(Day, &'k str)> {
+    let (day, product) = key.strip_prefix(prefix)?.split_first_chunk::<4>()?;
+    Some((Day(i32::from_be_bytes(*day) ^ i32::MIN), std::str::from_utf8(product).ok()?))
+}
+
+/// What the keys of notices begin with.
+pub(super) const NOTICES: &[u8] = b"n";
+/// What the keys of counts begin with that no event states yet.
+pub(super) const UNCOUNTED: &[u8] = b"du";
+/// What the keys of counts begin with that events state.
+pub(super) const COUNTED: &[u8] = b"dc";
 
 /// What the keys of open requests begin with.
 pub(super) const OPEN_REQUESTS: &[u8] = b"or";

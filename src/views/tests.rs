@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{Email, ErasureReason, SigningKeyId, Timestamp};
+use crate::domain::{Counts, Email, ErasureReason, SigningKeyId, Timestamp};
 use crate::domain::{LicenseKey, Product, Seats, Terms};
 
 const SUBJECT: SubjectId = SubjectId::from_bytes([1; 16]);
@@ -133,13 +133,16 @@ fn what_is_erased_is_as_if_it_had_never_been_read() {
     let begun = Event::ErasureBegun { erasure, subject: SUBJECT, reason, at };
     let records = Vec::new();
     let erased = Event::DataErased { erasure, subject: SUBJECT, reason, records, epoch: 1, at };
+    // What is erased was counted before.
+    let counts = vec![(Product::parse("p").unwrap(), Counts { licenses: 1, activations: 2 })];
+    let counted = Event::DayClosed { day: Day(0), counts: counts.clone(), at };
     let moved = Event::EpochMoved { epoch: 2, at };
     // Everything; one activation, begun and ended; the address.
     for gone in [&[0, 1, 2, 3, 4, 5][..], &[2, 4], &[0]] {
         let is_erased = |position: Position| Ok(gone.contains(&position.0));
-        let ends = [begun.clone(), erased.clone(), moved.clone()];
+        let ends = [begun.clone(), counted.clone(), erased.clone(), moved.clone()];
         let ends: Vec<_> = (6..).map(Position).zip(ends).collect();
-        let end = Checkpoint { next: Position(9), last: [9; 32] };
+        let end = Checkpoint { next: Position(10), last: [9; 32] };
 
         let name = format!("{gone:?}");
         let live = Views::open(&place.path().join(&name), 1 << 20).unwrap();
@@ -156,8 +159,10 @@ fn what_is_erased_is_as_if_it_had_never_been_read() {
 
         for views in [&live, &rebuilt] {
             assert_eq!(views.pending_erasures().unwrap(), []);
-            assert_eq!(views.erasure(erasure).unwrap().unwrap().is_final, Some(Position(8)));
+            assert_eq!(views.erasure(erasure).unwrap().unwrap().is_final, Some(Position(9)));
             assert_eq!(views.epoch().unwrap(), 2);
+            assert!(views.uncounted_days().unwrap().is_empty());
+            assert_eq!(views.counted_days(Day(0)..=Day(0)).unwrap()[&Day(0)], counts);
         }
         let rows = |views: &Views| {
             views.close().unwrap();

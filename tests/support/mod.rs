@@ -301,6 +301,19 @@ pub fn activation(email: &str, license_key: &str, nonce: u128) -> ActivateReques
     }
 }
 
+/// A file of an export.
+pub fn exported(zip: &Path, name: &str) -> Vec<u8> {
+    let mut archive = zip::ZipArchive::new(File::open(zip).unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    std::io::copy(&mut archive.by_name(name).unwrap(), &mut bytes).unwrap();
+    bytes
+}
+
+/// The data of an export.
+pub fn exported_data(zip: &Path) -> serde_json::Value {
+    serde_json::from_slice(&exported(zip, "data.json")).unwrap()
+}
+
 /// The stable reason of an error.
 pub fn reason(status: &Status) -> String {
     let info = status.get_details_error_info();

@@ -1,0 +1,513 @@
+//! What is held about a person, put in order: from their events to one document. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use serde::{Serialize, Serializer};
+
+use crate::domain::{
+    ActivationId, Category, Event, LicenseId, Note, RecordedActor, RequestId, RequestKind,
+    RequestStep, Timestamp, gdpr_due, swiss_due,
+};
+use crate::policy::{CategoryPolicy, Controller, Policy, Right};
+
+/// The form of the document. It changes when a member is removed or means something else.
+pub(super) const SCHEMA: &str = "countersign/export/v1";
+
+/// What the document says of decisions (GDPR Art. 15(1)(h), Art. 22).
+const NO_AUTOMATED_DECISIONS: &str = "No decision about you is made by automated means alone, and no profile of you is made. That a \
+     license allows no more activations than it has seats is a term of the license.";
+
+/// Everything that is held about a person, and what they must be told with it.
+#[derive(Serialize)]
+pub(super) struct Document {
+    pub schema: &'static str,
+    /// The moment that all of this is as of.
+    pub generated_at: Time,
+    /// Whether anything is held about the person.
+    pub data_held: bool,
+    pub controller: Controller,
+    pub subject: Subject,
+    pub categories: Vec<CategoryInfo>,
+    pub licenses: Vec<License>,
+    pub restrictions: Vec<Restriction>,
+    pub requests: Vec<Request>,
+    pub recipients: Vec<RecipientInfo>,
+    pub disclosures: Vec<Disclosure>,
+    pub notices: Vec<Notice>,
+    pub accesses: Vec<Access>,
+    pub rights: Vec<Right>,
+    pub automated_decisions: AutomatedDecisions,
+    pub completeness: Vec<Completeness>,
+    pub policy_hash: String,
+}
+
+/// A datum that one category has, and until when it is kept.
+#[derive(Serialize)]
+pub(super) struct Datum {
+    pub value: String,
+    pub category: Category,
+    pub since: Time,
+    pub kept_until: Option<Time>,
+}
+
+#[derive(Serialize, Default)]
+pub(super) struct Subject {
+    pub email: Option<Datum>,
+    pub name: Option<Datum>,
+}
+
+/// What holds for a kind of data (GDPR Art. 15(1)(a), (b), (d), (g)).
+#[derive(Serialize)]
+pub(super) struct CategoryInfo {
+    #[serde(flatten)]
+    pub policy: CategoryPolicy,
+    pub recipients: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[allow(clippy::struct_field_names)] // the names are the document's
+pub(super) struct License {
+    pub category: Category,
+    pub license_key: String,
+    pub product: String,
+    pub seats: u32,
+    pub status: &'static str,
+    pub issued_at: Time,
+    pub expires_at: Option<Time>,
+    pub updates_until: Option<Time>,
+    /// `None`: for as long as the license can be used, and the policy's days after.
+    pub kept_until: Option<Time>,
+    pub changes: Vec<Change>,
+    pub activations: Vec<Activation>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Change {
+    pub status: &'static str,
+    pub at: Time,
+}
+
+#[derive(Serialize)]
+#[allow(clippy::struct_field_names)] // the names are the document's
+pub(super) struct Activation {
+    pub category: Category,
+    /// As in the receipt's `jti`.
+    pub activation_id: String,
+    pub activated_at: Time,
+    pub deactivated_at: Option<Time>,
+    pub deactivated_by: Option<&'static str>,
+    /// `None`: for as long as the seat is held, and the policy's days after the end of that year.
+    pub kept_until: Option<Time>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Restriction {
+    pub kind: &'static str,
+    pub since: Time,
+}
+
+#[derive(Serialize)]
+pub(super) struct Request {
+    pub category: Category,
+    pub kind: &'static str,
+    pub received_at: Time,
+    /// One month, or three where it was extended (GDPR Art. 12(3)).
+    pub gdpr_due: Time,
+    /// 30 days (Swiss DPO Art. 18).
+    pub swiss_due: Time,
+    pub steps: Vec<Step>,
+    pub kept_until: Time,
+}
+
+#[derive(Serialize)]
+pub(super) struct Step {
+    pub what: &'static str,
+    pub at: Time,
+    pub reason: Option<String>,
+    pub evidence: Option<String>,
+}
+
+/// Somebody whom data may be shared with (GDPR Art. 15(1)(c), (2)).
+#[derive(Serialize)]
+pub(super) struct RecipientInfo {
+    pub name: String,
+    pub purpose: String,
+    pub data: Vec<Category>,
+    pub country: String,
+    pub safeguard: String,
+    pub opt_out: String,
+    /// When they got data of this person.
+    pub got_data_at: Vec<Time>,
+}
+
+/// That a recipient got data of the person.
+#[derive(Serialize)]
+pub(super) struct Disclosure {
+    pub category: Category,
+    pub recipient: String,
+    pub data: Vec<Category>,
+    pub at: Time,
+    pub kept_until: Time,
+}
+
+/// That a recipient was, or is to be, told of a rectification (GDPR Art. 19).
+#[derive(Serialize)]
+pub(super) struct Notice {
+    pub recipient: String,
+    pub state: &'static str,
+    pub at: Time,
+}
+
+/// That a member of staff looked at or changed the data.
+#[derive(Serialize)]
+pub(super) struct Access {
+    pub category: Category,
+    pub role: &'static str,
+    pub purpose: &'static str,
+    pub operation: &'static str,
+    pub at: Time,
+    /// The name of the member of staff, which takes two keys to read.
+    pub sealed_actor: Option<String>,
+    pub kept_until: Time,
+}
+
+#[derive(Serialize)]
+pub(super) struct AutomatedDecisions {
+    pub exist: bool,
+    pub explanation: &'static str,
+}
+
+/// How many records of a category the document was made of, and how many the log has.
+#[derive(Serialize)]
+pub(super) struct Completeness {
+    pub category: Category,
+    /// By event type.
+    pub records: BTreeMap<&'static str, u64>,
+    pub exported: u64,
+    pub in_log: u64,
+}
+
+/// RFC 3339, always with milliseconds, so that the texts sort as the times do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Time(pub Timestamp);
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3}", self.0)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What a document is made of.
+pub struct Facts<'a> {
+    /// All of the person's events in the order of their positions; none where nobody is known.
+    pub events: &'a [Event],
+    /// The recipients that are still to be told something.
+    pub waiting: &'a [(String, Timestamp)],
+    /// How many records the log has of each category.
+    pub in_log: &'a BTreeMap<Category, u64>,
+    /// What holds.
+    pub policy: &'a Policy,
+    /// The moment that all of this is as of.
+    pub now: Timestamp,
+}
+
+/// Puts a document together.
+pub(super) fn document(facts: &Facts<'_>) -> Result<Document, serde_json::Error> {
+    let mut builder = Builder::new(facts)?;
+    for event in facts.events {
+        builder.add(event);
+    }
+    Ok(builder.finish(facts))
+}
+
+struct Builder<'a> {
+    policy: &'a Policy,
+    document: Document,
+    /// Where in the document what is.
+    licenses: HashMap<LicenseId, usize>,
+    activations: HashMap<ActivationId, (usize, usize)>,
+    requests: HashMap<RequestId, usize>,
+    records: BTreeMap<Category, BTreeMap<&'static str, u64>>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(facts: &Facts<'a>) -> Result<Self, serde_json::Error> {
+        let policy = facts.policy;
+        let recipients_of = |category: Category| {
+            let got = policy.recipients.iter().filter(|r| r.data.contains(&category));
+            got.map(|recipient| recipient.name.clone()).collect()
+        };
+        let categories = policy.categories.iter().map(|category| CategoryInfo {
+            policy: category.clone(),
+            recipients: recipients_of(category.name),
+        });
+        let recipients = policy.recipients.iter().map(|recipient| RecipientInfo {
+            name: recipient.name.clone(),
+            purpose: recipient.purpose.clone(),
+            data: recipient.data.clone(),
+            country: recipient.country.clone(),
+            safeguard: recipient.safeguard.clone(),
+            opt_out: recipient.opt_out.clone(),
+            got_data_at: Vec::new(),
+        });
+        let document = Document {
+            schema: SCHEMA,
+            generated_at: Time(facts.now),
+            data_held: !facts.events.is_empty(),
+            controller: policy.controller.clone(),
+            subject: Subject::default(),
+            categories: categories.collect(),
+            licenses: Vec::new(),
+            restrictions: Vec::new(),
+            requests: Vec::new(),
+            recipients: recipients.collect(),
+            disclosures: Vec::new(),
+            notices: Vec::new(),
+            accesses: Vec::new(),
+            rights: policy.rights.clone(),
+            automated_decisions: AutomatedDecisions {
+                exist: false,
+                explanation: NO_AUTOMATED_DECISIONS,
+            },
+            completeness: Vec::new(),
+            policy_hash: BASE64URL.encode(policy.hash()?),
+        };
+        Ok(Self {
+            policy,
+            document,
+            licenses: HashMap::new(),
+            activations: HashMap::new(),
+            requests: HashMap::new(),
+            records: BTreeMap::new(),
+        })
+    }
+
+    fn count(&mut self, category: Category, kind: &'static str) {
+        *self.records.entry(category).or_default().entry(kind).or_default() += 1;
+    }
+
+    /// Until when what was recorded in this year is kept.
+    fn record_kept_until(&self, at: Timestamp) -> Time {
+        Time(self.policy.kept_until(Category::AccessRecord, at.end_of_year()))
+    }
+
+    #[allow(clippy::too_many_lines)] // an arm for each event type
+    fn add(&mut self, event: &Event) {
+        match event {
+            Event::SubjectRegistered { email, at, .. } | Event::EmailRecorded { email, at, .. } => {
+                self.count(Category::Email, "email_recorded");
+                self.document.subject.email = Some(Datum {
+                    value: email.expose().to_owned(),
+                    category: Category::Email,
+                    since: Time(*at),
+                    kept_until: None,
+                });
+            }
+            Event::NameRecorded { name, at, .. } => {
+                self.count(Category::Name, "name_recorded");
+                self.document.subject.name = Some(Datum {
+                    value: name.expose().to_owned(),
+                    category: Category::Name,
+                    since: Time(*at),
+                    kept_until: None,
+                });
+            }
+            Event::LicenseIssued { license, key, terms, at, .. }
+            | Event::LicenseKept { license, key, terms, at, .. } => {
+                self.count(Category::License, "license_issued");
+                self.licenses.insert(*license, self.document.licenses.len());
+                self.document.licenses.push(License {
+                    category: Category::License,
+                    license_key: key.expose(),
+                    product: terms.product.as_str().to_owned(),
+                    seats: terms.seats.get(),
+                    status: "active",
+                    issued_at: Time(*at),
+                    expires_at: terms.expires_at.map(Time),
+                    updates_until: terms.updates_until.map(Time),
+                    kept_until: None,
+                    changes: Vec::new(),
+                    activations: Vec::new(),
+                });
+            }
+            Event::Activated { license, activation, at, .. }
+            | Event::ActivationKept { license, activation, at, .. } => {
+                self.count(Category::ActivationTime, "activated");
+                let Some(&place) = self.licenses.get(license) else { return };
+                let activations = &mut self.document.licenses[place].activations;
+                self.activations.insert(*activation, (place, activations.len()));
+                activations.push(Activation {
+                    category: Category::ActivationTime,
+                    activation_id: BASE64URL.encode(activation.as_bytes()),
+                    activated_at: Time(*at),
+                    deactivated_at: None,
+                    deactivated_by: None,
+                    kept_until: None,
+                });
+            }
+            Event::Deactivated { activation, by_staff, at, .. } => {
+                self.count(Category::ActivationTime, "deactivated");
+                let Some(&(license, place)) = self.activations.get(activation) else { return };
+                let activation = &mut self.document.licenses[license].activations[place];
+                activation.deactivated_at = Some(Time(*at));
+                activation.deactivated_by = Some(if *by_staff { "staff" } else { "app" });
+            }
+            Event::LicenseSuspended { license, at } => self.change(*license, "suspended", *at),
+            Event::LicenseReinstated { license, at } => self.change(*license, "active", *at),
+            Event::LicenseRevoked { license, at } => self.change(*license, "revoked", *at),
+            Event::AccessRecorded { access, at, .. } => {
+                self.count(Category::AccessRecord, "access_recorded");
+                let sealed_actor = match &access.actor {
+                    RecordedActor::Sealed(sealed) => Some(BASE64URL.encode(sealed.as_bytes())),
+                    RecordedActor::Named(_) => None,
+                };
+                let kept_until = self.record_kept_until(*at);
+                self.document.accesses.push(Access {
+                    category: Category::AccessRecord,
+                    role: access.role.name(),
+                    purpose: access.purpose.name(),
+                    operation: access.operation.name(),
+                    at: Time(*at),
+                    sealed_actor,
+                    kept_until,
+                });
+            }
+            Event::RestrictionChanged { kind, holds, at, .. } => {
+                self.count(Category::AccessRecord, "restriction_changed");
+                let kind = kind.name();
+                self.document.restrictions.retain(|restriction| restriction.kind != kind);
+                if *holds {
+                    self.document.restrictions.push(Restriction { kind, since: Time(*at) });
+                }
+            }
+            Event::RequestOpened { request, kind, received_at, at, .. } => {
+                self.count(Category::AccessRecord, "request_opened");
+                self.requests.insert(*request, self.document.requests.len());
+                let kept_until = self.record_kept_until(*at);
+                self.document.requests.push(Request::new(*kind, *received_at, kept_until));
+            }
+            Event::RequestStepped { request, step, at, .. } => {
+                self.count(Category::AccessRecord, "request_stepped");
+                if let Some(&place) = self.requests.get(request) {
+                    self.document.requests[place].step(step, *at);
+                }
+            }
+            Event::Disclosed { recipient, categories, at, .. } => {
+                self.count(Category::AccessRecord, "disclosed");
+                let recipients = &mut self.document.recipients;
+                if let Some(known) = recipients.iter_mut().find(|r| r.name == recipient.as_str()) {
+                    known.got_data_at.push(Time(*at));
+                }
+                let kept_until = self.record_kept_until(*at);
+                self.document.disclosures.push(Disclosure {
+                    category: Category::AccessRecord,
+                    recipient: recipient.as_str().to_owned(),
+                    data: categories.clone(),
+                    at: Time(*at),
+                    kept_until,
+                });
+            }
+            Event::RecipientTold { recipient, outcome, at, .. } => {
+                self.count(Category::AccessRecord, "recipient_told");
+                let recipient = recipient.as_str().to_owned();
+                self.document.notices.push(Notice {
+                    recipient,
+                    state: outcome.name(),
+                    at: Time(*at),
+                });
+            }
+            // They name nobody, or are about to be gone.
+            Event::ErasureBegun { .. }
+            | Event::DataErased { .. }
+            | Event::EpochMoved { .. }
+            | Event::NoticeCreated { .. }
+            | Event::NoticeSettled { .. }
+            | Event::DayClosed { .. } => {}
+        }
+    }
+
+    fn change(&mut self, license: LicenseId, status: &'static str, at: Timestamp) {
+        self.count(Category::License, "license_changed");
+        if let Some(&place) = self.licenses.get(&license) {
+            let license = &mut self.document.licenses[place];
+            license.status = status;
+            license.changes.push(Change { status, at: Time(at) });
+        }
+    }
+
+    /// Says until when what is kept, which only all events together tell.
+    fn finish(mut self, facts: &Facts<'_>) -> Document {
+        let policy = self.policy;
+        let mut ends = Vec::new();
+        for license in &mut self.document.licenses {
+            let revoked = license.changes.iter().find(|change| change.status == "revoked");
+            let end = [license.expires_at, revoked.map(|change| change.at)];
+            let end = end.into_iter().flatten().min();
+            for activation in &mut license.activations {
+                let ended = activation.deactivated_at.or(end);
+                activation.kept_until = ended.map(|ended| {
+                    Time(policy.kept_until(Category::ActivationTime, ended.0.end_of_year()))
+                });
+            }
+            license.kept_until = end.map(|end| Time(policy.kept_until(Category::License, end.0)));
+            ends.push(end);
+        }
+        let last_end = ends.into_iter().collect::<Option<Vec<_>>>();
+        let last_end = last_end.and_then(|ends| ends.into_iter().max());
+        let Subject { email, name } = &mut self.document.subject;
+        for datum in email.iter_mut().chain(name) {
+            datum.kept_until = last_end.map(|end| Time(policy.kept_until(datum.category, end.0)));
+        }
+        let waiting = facts.waiting.iter().map(|(recipient, at)| Notice {
+            recipient: recipient.clone(),
+            state: "waiting",
+            at: Time(*at),
+        });
+        self.document.notices.extend(waiting);
+        for category in policy.categories.iter().map(|category| category.name) {
+            let records = self.records.remove(&category).unwrap_or_default();
+            let exported = records.values().sum();
+            let in_log = facts.in_log.get(&category).copied().unwrap_or_default();
+            self.document.completeness.push(Completeness { category, records, exported, in_log });
+        }
+        self.document
+    }
+}
+
+impl Request {
+    fn new(kind: RequestKind, received_at: Timestamp, kept_until: Time) -> Self {
+        Self {
+            category: Category::AccessRecord,
+            kind: kind.name(),
+            received_at: Time(received_at),
+            gdpr_due: Time(gdpr_due(received_at, false)),
+            swiss_due: Time(swiss_due(received_at)),
+            steps: Vec::new(),
+            kept_until,
+        }
+    }
+
+    fn step(&mut self, step: &RequestStep, at: Timestamp) {
+        let text = |note: &Note| Some(note.expose().to_owned());
+        let (what, reason, evidence) = match step {
+            RequestStep::VerifiedByCode => ("verified_by_code", None, None),
+            RequestStep::VerifiedByReceipt => ("verified_by_receipt", None, None),
+            RequestStep::Extended { reason } => {
+                self.gdpr_due = Time(gdpr_due(self.received_at.0, true));
+                ("extended", text(reason), None)
+            }
+            RequestStep::Approved => ("approved", None, None),
+            RequestStep::Refused { reason, evidence } => ("refused", text(reason), text(evidence)),
+            RequestStep::Fulfilled => ("fulfilled", None, None),
+        };
+        self.steps.push(Step { what, at: Time(at), reason, evidence });
+    }
+}
