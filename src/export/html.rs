@@ -95,7 +95,7 @@ fn held(document: &Document) -> String {
                 "<dt>{label}</dt><dd>{} <span class=\"soft\">since {}; kept {}</span></dd>\n",
                 esc(&datum.value),
                 day(datum.since),
-                until(datum.kept_until, "for as long as you have a license, and a while after"),
+                until(document, datum.category, datum.kept_until, "as long as you have a license"),
             );
         }
     }
@@ -114,7 +114,7 @@ fn held(document: &Document) -> String {
         html += &timeline(document);
     }
     for license in &document.licenses {
-        html += &license_section(license);
+        html += &license_section(document, license);
     }
     html += "</section>\n";
     html += &requests(document);
@@ -122,8 +122,19 @@ fn held(document: &Document) -> String {
     html
 }
 
-fn until(kept_until: Option<Time>, otherwise: &str) -> String {
-    kept_until.map_or_else(|| otherwise.to_owned(), |time| format!("until {}", day(time)))
+/// Until when something is kept; where that depends on what is still in use, how long after that.
+fn until(
+    document: &Document,
+    category: Category,
+    kept_until: Option<Time>,
+    in_use: &str,
+) -> String {
+    let info = document.categories.iter().find(|info| info.policy.name == category);
+    let days = info.map_or(0, |info| info.policy.retention_days);
+    kept_until.map_or_else(
+        || format!("{in_use}, and {days} days after"),
+        |time| format!("until {}", day(time)),
+    )
 }
 
 /// When each seat was in use.
@@ -172,7 +183,7 @@ fn timeline(document: &Document) -> String {
     html
 }
 
-fn license_section(license: &License) -> String {
+fn license_section(document: &Document, license: &License) -> String {
     let ends = [("Expires", license.expires_at), ("Updates until", license.updates_until)];
     let ends: String = ends
         .into_iter()
@@ -189,7 +200,8 @@ fn license_section(license: &License) -> String {
             (Some(at), _) => format!("{} by the app", moment(at)),
             (None, _) => "<span class=\"yes\">holds its seat</span>".to_owned(),
         };
-        let kept = until(activation.kept_until, "while it holds its seat, and a while after");
+        let in_use = "while it holds its seat, until the end of that year";
+        let kept = until(document, activation.category, activation.kept_until, in_use);
         [moment(activation.activated_at), ended, kept, code(&activation.activation_id)]
     });
     format!(
@@ -201,7 +213,7 @@ fn license_section(license: &License) -> String {
         license.seats,
         license.status,
         moment(license.issued_at),
-        until(license.kept_until, "for as long as it can be used, and a while after"),
+        until(document, license.category, license.kept_until, "as long as it can be used"),
         table(&["Activated", "Ended", "Kept", "Activation"], rows),
     )
 }

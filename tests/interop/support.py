@@ -1,9 +1,11 @@
 """What the tests share: a server with a directory of its own, its clients, and refusals."""
 
+import io
 import os
 import re
 import select
 import subprocess
+import zipfile
 from typing import NamedTuple
 
 import grpc
@@ -127,6 +129,16 @@ class Server:
         request_id = self.ready(email, privacy_pb2.REQUEST_KIND_ERASURE)
         request = privacy_pb2.EraseSubjectRequest(request_id=request_id, **how)
         return self.staff["privacy"].EraseSubject(request).erasure
+
+    def export(self, email, **how):
+        """All that is held about a person: the files of the ZIP."""
+        person = {"email": email, "purpose": 2} if email else {}
+        request = privacy_pb2.ExportSubjectRequest(**person, **how)
+        chunks = [answer.chunk for answer in self.staff["privacy"].ExportSubject(request)]
+        assert all(0 < len(chunk) <= 32 * 1024 for chunk in chunks)
+        bundle = zipfile.ZipFile(io.BytesIO(b"".join(chunks)))
+        assert bundle.testzip() is None
+        return {name: bundle.read(name) for name in bundle.namelist()}
 
     def activate(self, request):
         return self.app.Activate(request).receipt

@@ -178,13 +178,6 @@ def pages(server, license, page_size):
     return [[each.activation_id for each in answer.activations] for answer in answers]
 
 
-def export(server, email):
-    request = privacy_pb2.ExportSubjectRequest(email=email, purpose=ACCESS)
-    chunks = [answer.chunk for answer in server.staff["privacy"].ExportSubject(request)]
-    assert all(len(chunk) <= 32 * 1024 for chunk in chunks)
-    return b"".join(chunks)
-
-
 def test_a_history_shows_each_activation(server):
     email = "Grace@Example.com"
     licenses = [server.issue(email=email, product=product) for product in ("App", "Other")]
@@ -221,7 +214,7 @@ def test_a_long_history_is_shown_in_part_and_listed_and_exported_whole(server):
     assert [each.activation_id for each in shown.activations] == flat[:-101:-1]
     assert [len(page) for page in pages(server, license, 1000)] == [250]
 
-    document = json.loads(export(server, email))
+    document = json.loads(server.export(email)["data.json"])
     exported = [each["activation_id"] for each in document["licenses"][0]["activations"]]
     assert [base64.urlsafe_b64decode(id + "==") for id in exported] == flat
 
@@ -238,10 +231,10 @@ def test_an_export_holds_each_license_activation_and_access_and_no_device(server
     history(server, email=email)
     pages(server, licenses[0], 0)
     server.used(licenses[1])
-    text = export(server, email)
+    text = server.export(email)["data.json"]
     document = json.loads(text)
 
-    assert document["subject"]["email"] == email
+    assert document["subject"]["email"]["value"] == email
     shown = document["licenses"]
     assert [each["license_key"] for each in shown] == [each.license_key for each in licenses]
     assert [each["status"] for each in shown] == ["suspended", "active"]
@@ -270,7 +263,10 @@ def test_an_export_holds_each_license_activation_and_access_and_no_device(server
         ("privacy", "access_request", "ExportSubject"),
     ]
     # A renewal and a check left nothing.
-    recorded = {kind: count for kind, count in document["records"].items() if count}
+    recorded = {}
+    for each in document["completeness"]:
+        assert each["exported"] == each["in_log"] == sum(each["records"].values())
+        recorded |= each["records"]
     assert recorded == {
         "email_recorded": 1,
         "license_issued": 2,
