@@ -36,9 +36,27 @@ pub struct Config {
     /// Days that a product's receipts are good for. For ever where it is not named.
     #[serde(default)]
     pub lease_days: BTreeMap<String, u16>,
+    /// Recipients of data that the server tells by itself.
+    #[serde(default, rename = "webhook")]
+    pub webhooks: Vec<Webhook>,
     /// Log lines.
     #[serde(default)]
     pub log: LogSettings,
+}
+
+/// Where a recipient of data is told of rectification and erasure.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// As policy.toml names them.
+    pub recipient: String,
+    /// `https://host/path`.
+    pub url: String,
+    /// The file with the secret, `whsec_…` as Standard Webhooks has it.
+    pub secret: PathBuf,
+    /// The CAs that the recipient's certificate may be from, PEM. Those of the system.
+    #[serde(default = "system_cas")]
+    pub ca: PathBuf,
 }
 
 /// The listener for apps.
@@ -89,6 +107,10 @@ impl Default for Storage {
     fn default() -> Self {
         Self { log_cache_mib: 64, views_cache_mib: 128, queue: 4096 }
     }
+}
+
+fn system_cas() -> PathBuf {
+    "/etc/ssl/certs/ca-certificates.crt".into()
 }
 
 fn erasure_ledger() -> PathBuf {

@@ -14,6 +14,7 @@
 //! - [`views`]: what the log says, arranged for questions; rebuilt at will.
 //! - [`receipt`]: what the app keeps: signed here, verified there.
 //! - [`export`]: all that is held about a person, as one document.
+//! - [`webhook`]: recipients of data are told of rectification and erasure.
 //! - [`policy`]: what may be held, why, for how long, and who gets it.
 //! - [`config`], [`telemetry`], [`cli`]: the operator's side.
 //!
@@ -39,3 +40,4 @@ pub mod service;
 pub mod telemetry;
 pub mod vault;
 pub mod views;
+pub mod webhook;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, and what of ours it may import.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("domain", &[]),
     ("proto", &[]),
     ("policy", &["domain"]),
@@ -17,6 +17,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("views", &["domain", "log"]),
     ("service", &["domain", "export", "log", "policy", "receipt", "seal", "vault", "views"]),
     ("grpc", &["domain", "proto", "service"]),
+    ("webhook", &["domain", "service"]),
     ("config", &["domain", "grpc", "telemetry"]),
     (
         "cli",
@@ -33,6 +34,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "telemetry",
             "vault",
             "views",
+            "webhook",
         ],
     ),
 ];

@@ -35,53 +35,92 @@ fn methods() -> Vec<String> {
     methods
 }
 
-fn may_call(role: &str, method: &str) -> bool {
-    match method.rsplit('/').next().unwrap() {
-        "IssueLicense" | "SuspendLicense" | "ReinstateLicense" | "RevokeLicense" => {
-            role == "issuer"
-        }
-        "GetLicense" | "FreeSeat" => ["issuer", "support", "privacy"].contains(&role),
-        "GetHistory" | "ListActivations" => ["support", "privacy"].contains(&role),
-        "ExportSubject"
-        | "OpenRequest"
-        | "ListRequests"
-        | "GetRequest"
-        | "IssueVerificationCode"
-        | "VerifyIdentity"
-        | "ApproveRequest"
-        | "ExtendRequest"
-        | "RefuseRequest"
-        | "FulfilRequest"
-        | "RectifySubject"
-        | "EraseSubject"
-        | "GetErasure"
-        | "SetRestriction"
-        | "SweepRetention" => role == "privacy",
-        _ => false,
-    }
-}
+/// Every method, and who may call it: (i)ssuer, (s)upport, (p)rivacy, (a)nalytics. Whoever is not
+/// named may not, and neither may one whose certificate names no role.
+const MATRIX: [(&str, &str); 32] = [
+    ("ActivationService/Activate", "    "),
+    ("ActivationService/Renew", "    "),
+    ("ActivationService/Deactivate", "    "),
+    ("ActivationService/Check", "    "),
+    ("ActivationService/GetSigningKeys", "    "),
+    ("LicenseService/IssueLicense", "i   "),
+    ("LicenseService/GetLicense", "isp "),
+    ("LicenseService/SuspendLicense", "i   "),
+    ("LicenseService/ReinstateLicense", "i   "),
+    ("LicenseService/RevokeLicense", "i   "),
+    ("LicenseService/FreeSeat", "isp "),
+    ("HistoryService/GetHistory", " sp "),
+    ("HistoryService/ListActivations", " sp "),
+    ("PrivacyService/ExportSubject", "  p "),
+    ("PrivacyService/OpenRequest", "  p "),
+    ("PrivacyService/ListRequests", "  p "),
+    ("PrivacyService/GetRequest", "  p "),
+    ("PrivacyService/IssueVerificationCode", "  p "),
+    ("PrivacyService/VerifyIdentity", "  p "),
+    ("PrivacyService/ApproveRequest", "  p "),
+    ("PrivacyService/ExtendRequest", "  p "),
+    ("PrivacyService/RefuseRequest", "  p "),
+    ("PrivacyService/FulfilRequest", "  p "),
+    ("PrivacyService/RectifySubject", "  p "),
+    ("PrivacyService/EraseSubject", "  p "),
+    ("PrivacyService/GetErasure", "  p "),
+    ("PrivacyService/SetRestriction", "  p "),
+    ("PrivacyService/SweepRetention", "  p "),
+    ("PrivacyService/RecordDisclosure", "isp "),
+    ("PrivacyService/ListNotices", "  p "),
+    ("PrivacyService/SettleNotice", "  p "),
+    ("StatisticsService/GetStatistics", "   a"),
+];
+
+/// Those that need nothing to be said.
+const TAKE_NOTHING: [&str; 4] = ["ListRequests", "SweepRetention", "ListNotices", "GetStatistics"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_calls_what_is_its_own_and_nothing_else() {
     let place = Place::new();
     let server = place.start();
-    let methods = methods();
-    assert_eq!(methods.len(), 28);
-    for role in ["issuer", "support", "privacy", "analytics"] {
-        for method in &methods {
-            let status = call(server.staff_channel(role), method).await;
-            if may_call(role, method) {
-                // These need nothing to be said.
-                let takes_nothing =
-                    ["ListRequests", "SweepRetention"].iter().any(|name| method.ends_with(name));
+    let named: Vec<String> =
+        MATRIX.iter().map(|(method, _)| format!("/countersign.v1.{method}")).collect();
+    let [mut named_sorted, mut methods] = [named.clone(), methods()];
+    named_sorted.sort();
+    methods.sort();
+    assert_eq!(named_sorted, methods, "every method is in the table");
+
+    let nobody = server.staff_channel_as(certificate(&server, &[]));
+    let roles = ["issuer", "support", "privacy", "analytics"];
+    let mut callers: Vec<_> =
+        roles.iter().map(|role| (&role[..1], server.staff_channel(role))).collect();
+    callers.push(("-", nobody));
+    for (caller, channel) in callers {
+        for ((_, allowed), method) in MATRIX.iter().zip(&named) {
+            let status = call(channel.clone(), method).await;
+            if allowed.contains(caller) {
+                let takes_nothing = TAKE_NOTHING.iter().any(|name| method.ends_with(name));
                 let expected = if takes_nothing { Code::Ok } else { Code::InvalidArgument };
-                assert_eq!(status.code(), expected, "{role} {method}");
+                assert_eq!(status.code(), expected, "{caller} {method}");
             } else {
-                assert_eq!(status.code(), Code::PermissionDenied, "{role} {method}");
-                assert_eq!(reason(&status), "ROLE_MISSING", "{role} {method}");
+                assert_eq!(status.code(), Code::PermissionDenied, "{caller} {method}");
+                assert_eq!(reason(&status), "ROLE_MISSING", "{caller} {method}");
             }
         }
     }
+}
+
+/// A certificate of the staff CA with these URI names.
+fn certificate(server: &Server, uris: &[&str]) -> Identity {
+    let read = |name: &str| String::from_utf8(server.read(&format!("tls/{name}"))).unwrap();
+    let ca_key = rcgen::KeyPair::from_pem(&read("staff-ca.key")).unwrap();
+    let mut ca = rcgen::CertificateParams::default();
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "Countersign development staff CA");
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    for uri in uris {
+        parameters.subject_alt_names.push(rcgen::SanType::URI((*uri).try_into().unwrap()));
+    }
+    let certificate = parameters.signed_by(&key, &issuer).unwrap();
+    Identity::from_pem(certificate.pem(), key.serialize_pem())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,25 +175,13 @@ async fn staff_need_a_certificate_of_the_staff_ca() {
 async fn a_staff_certificate_without_a_role_may_call_nothing() {
     let place = Place::new();
     let server = place.start();
-    let read = |name: &str| String::from_utf8(server.read(&format!("tls/{name}"))).unwrap();
-    let ca_key = rcgen::KeyPair::from_pem(&read("staff-ca.key")).unwrap();
-    let mut ca = rcgen::CertificateParams::default();
-    ca.distinguished_name.push(rcgen::DnType::CommonName, "Countersign development staff CA");
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
     for (uris, has_a_role) in [
         (&["countersign://staff/issuer/eve"][..], true),
         (&[], false),
         (&["countersign://staff/root/eve"], false),
         (&["countersign://staff/issuer/eve", "countersign://staff/privacy/eve"], false),
     ] {
-        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        for uri in uris {
-            parameters.subject_alt_names.push(rcgen::SanType::URI((*uri).try_into().unwrap()));
-        }
-        let certificate = parameters.signed_by(&key, &issuer).unwrap();
-        let identity = Identity::from_pem(certificate.pem(), key.serialize_pem());
+        let identity = certificate(&server, uris);
         assert_eq!(reaches_staff(&server, Some(identity)).await, has_a_role, "{uris:?}");
     }
 }

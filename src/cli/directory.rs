@@ -318,7 +318,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Reads a key that nobody else may read.
-fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+pub(super) fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let shown = path.display();
     let metadata = fs::metadata(path).with_context(|| {
         format!("{shown} cannot be read; put it back, nothing opens without it")

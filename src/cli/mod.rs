@@ -14,6 +14,7 @@ mod privacy;
 mod purpose;
 mod receipt;
 mod serve;
+mod stats;
 mod views;
 
 use std::path::PathBuf;
@@ -63,6 +64,7 @@ enum Command {
     Export(export::Export),
     #[command(subcommand)]
     Privacy(privacy::PrivacyCommand),
+    Stats(stats::Stats),
     #[command(subcommand)]
     Receipt(receipt::ReceiptCommand),
     #[command(subcommand)]
@@ -116,6 +118,7 @@ impl Cli {
             Command::Check(saved) => block_on(activation::check(saved, &directory, as_json)),
             Command::History(command) => block_on(command.run(&directory, as_json)),
             Command::Export(command) => block_on(command.run(&directory, as_json)),
+            Command::Stats(command) => block_on(command.run(&directory, as_json)),
             Command::Privacy(command) => block_on(command.run(&directory, as_json)),
             Command::Receipt(command) => command.run(&directory, as_json),
             Command::Keys(command) => command.run(&directory, as_json),

@@ -79,6 +79,26 @@ pub(super) enum PrivacyCommand {
         #[command(flatten)]
         connect: Connect,
     },
+    /// Note that a recipient of policy.toml got a person's data
+    Disclose {
+        /// Whose
+        #[arg(long)]
+        email: String,
+        /// Who got it
+        #[arg(long)]
+        recipient: String,
+        /// What they got, e.g. email,license [default: all that the policy lets them have]
+        #[arg(long, value_delimiter = ',')]
+        categories: Vec<String>,
+        /// When [default: now]
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        at: Option<prost_types::Timestamp>,
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Recipients that are still to be told of rectification or erasure
+    #[command(subcommand)]
+    Notice(NoticeCommand),
     /// Read the name of a member of staff that an access record holds; takes both keys
     Actor {
         /// As an export shows it
@@ -86,6 +106,24 @@ pub(super) enum PrivacyCommand {
         /// The two private keys
         #[arg(long, value_name = "FILE", num_args = 2, required = true)]
         keys: Vec<PathBuf>,
+    },
+}
+
+/// Work with notices.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum NoticeCommand {
+    /// List what recipients are still to be told
+    List {
+        #[command(flatten)]
+        connect: Connect,
+    },
+    /// Note that you told a recipient; what the notice held is erased
+    Settle {
+        /// The notice's id
+        #[arg(value_name = "NOTICE")]
+        id: String,
+        #[command(flatten)]
+        connect: Connect,
     },
 }
 
@@ -227,6 +265,13 @@ impl PrivacyCommand {
                 });
                 Ok(())
             }
+            Self::Disclose { email, recipient, categories, at, connect } => {
+                let request = v1::RecordDisclosureRequest { email, recipient, categories, at };
+                client(directory, &connect).await?.record_disclosure(request).await?;
+                print(as_json, &json!({ "recorded": true }), || "recorded".to_owned());
+                Ok(())
+            }
+            Self::Notice(command) => command.run(directory, as_json).await,
             Self::Actor { sealed, keys } => {
                 let sealed = SealedActor::from_bytes(id(&sealed)?);
                 let key = |path: &PathBuf| {
@@ -260,6 +305,32 @@ impl PrivacyCommand {
                 Ok(())
             }
         }
+    }
+}
+
+impl NoticeCommand {
+    async fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
+        match self {
+            Self::List { connect } => {
+                let mut client = client(directory, &connect).await?;
+                let listed = client.list_notices(v1::ListNoticesRequest {}).await?.into_inner();
+                let notices: Vec<Value> = listed.notices.iter().map(notice_json).collect();
+                print(as_json, &json!({ "notices": notices }), || {
+                    let lines: Vec<String> = listed.notices.iter().map(notice_text).collect();
+                    if lines.is_empty() {
+                        "nobody is to be told".to_owned()
+                    } else {
+                        lines.join("\n")
+                    }
+                });
+            }
+            Self::Settle { id: notice, connect } => {
+                let settle = v1::SettleNoticeRequest { notice_id: id(&notice)? };
+                client(directory, &connect).await?.settle_notice(settle).await?;
+                print(as_json, &json!({ "settled": true }), || "settled".to_owned());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -481,4 +552,31 @@ fn records_text(records: &[v1::CategoryCount]) -> String {
     }
     let counts = records.iter().map(|count| format!("{} of {}", count.records, count.category));
     counts.collect::<Vec<_>>().join(", ")
+}
+
+fn notice_json(notice: &v1::Notice) -> Value {
+    json!({
+        "notice_id": BASE64URL.encode(&notice.notice_id),
+        "recipient": notice.recipient,
+        "email": notice.email,
+        "erased": notice.erased,
+        "new_email": (!notice.new_email.is_empty()).then_some(&notice.new_email),
+        "created_at": time(notice.created_at.as_ref()),
+        "has_webhook": notice.has_webhook,
+    })
+}
+
+fn notice_text(notice: &v1::Notice) -> String {
+    let what = match (notice.erased, notice.new_email.as_str()) {
+        (true, _) => "erase their data".to_owned(),
+        (false, "") => "the name was put right".to_owned(),
+        (false, email) => format!("the address is {email}"),
+    };
+    let how = if notice.has_webhook { ", by webhook" } else { "" };
+    format!(
+        "{}  tell {}{how}: {}: {what}",
+        BASE64URL.encode(&notice.notice_id),
+        notice.recipient,
+        notice.email,
+    )
 }

@@ -1,5 +1,6 @@
 //! `serve`: opens the directory, serves, and ends in order.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -16,15 +17,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::directory::{Directory, Opened, replace};
+use super::directory::{Directory, Opened, read_secret, replace};
 use crate::config::Config;
+use crate::domain::RecipientName;
 use crate::grpc;
 use crate::grpc::tls::{self, SharedConfig};
+use crate::policy::Policy;
 use crate::service::clock::{Clock, SystemClock};
 use crate::service::keeper::Keeper;
 use crate::service::writer::{self, Parts};
 use crate::service::{Service, Settings};
 use crate::telemetry::{self, Format};
+use crate::webhook::{self, Target};
 
 /// How long calls may take to end after the signal.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -65,11 +69,13 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     let [public_tls, staff_tls] = certificates(directory, &config)?;
     let [public_tls, staff_tls] = [public_tls, staff_tls].map(|tls| Arc::new(ArcSwap::new(tls)));
     let policy = Arc::new(directory.policy()?);
+    let targets = webhooks(directory, &config, &policy)?;
     let settings = Settings {
         issuer: config.issuer.clone(),
         leases: config.leases()?,
         policy: Arc::clone(&policy),
         actor_seal: directory.actor_seal()?,
+        webhooks: targets.keys().cloned().collect(),
     };
     let receipts = directory.receipt_keys()?;
     let Opened { store, tree, log_key, lock } = directory.open(&config, |_, _| ())?;
@@ -83,7 +89,8 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         policy,
     })?;
     let keeper = Keeper::spawn(directory.head_path(), log_key, tree)?;
-    let service = Arc::new(Service::new(Arc::clone(&store), writer, clock, receipts, settings));
+    let service =
+        Arc::new(Service::new(Arc::clone(&store), writer, Arc::clone(&clock), receipts, settings));
 
     // Before anyone is told that there is a server to be ended.
     let mut reload = signal(SignalKind::hangup())?;
@@ -104,7 +111,10 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         Arc::clone(&service),
         until(ended.clone()),
     ));
-    let upkeep = tokio::spawn(upkeep(Arc::clone(&service)));
+    let upkeep = [
+        tokio::spawn(upkeep(Arc::clone(&service))),
+        tokio::spawn(webhook::tell(Arc::clone(&service), targets, clock)),
+    ];
     let mut staff = tokio::spawn(grpc::serve_staff(
         staff,
         Arc::clone(&staff_tls),
@@ -134,8 +144,10 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     } else {
         tracing::info!("the server ends");
     }
-    // It holds the writer.
-    upkeep.abort();
+    // They hold the writer.
+    for task in upkeep {
+        task.abort();
+    }
     end.send_replace(());
     let drained = async {
         // Only the end matters here.
@@ -186,6 +198,12 @@ async fn upkeep(service: Arc<Service>) {
         if let Err(error) = service.finish_erasures().await {
             tracing::warn!("erasures are not final yet: {error}");
         }
+        if let Err(error) = service.tidy_notices().await {
+            tracing::warn!("notices stay as they are: {error}");
+        }
+        if let Err(error) = service.count_days().await {
+            tracing::warn!("days are not counted yet: {error}");
+        }
         if round % SWEEP_EVERY == 0 {
             match service.sweep(false).await {
                 Ok(swept) => tracing::info!(persons = swept.subjects, "the retention was swept"),
@@ -193,6 +211,30 @@ async fn upkeep(service: Arc<Service>) {
             }
         }
     }
+}
+
+/// Where recipients are told.
+fn webhooks(
+    directory: &Directory,
+    config: &Config,
+    policy: &Policy,
+) -> anyhow::Result<BTreeMap<RecipientName, Target>> {
+    let mut targets = BTreeMap::new();
+    for webhook in &config.webhooks {
+        let name = &webhook.recipient;
+        let known = policy.recipients.iter().any(|recipient| recipient.name == *name);
+        let recipient = RecipientName::parse(name).filter(|_| known);
+        let recipient = recipient
+            .with_context(|| format!("[[webhook]] {name}: policy.toml names no such recipient"))?;
+        let secret = read_secret(&directory.join(&webhook.secret))?;
+        let tls = tls::client_config(&directory.join(&webhook.ca))?;
+        let target = Target::new(&webhook.url, &secret, tls)
+            .with_context(|| format!("[[webhook]] {name} is not valid"))?;
+        if targets.insert(recipient, target).is_some() {
+            bail!("[[webhook]] {name} is there twice; keep one");
+        }
+    }
+    Ok(targets)
 }
 
 /// What both listeners serve with, the public one first.

@@ -91,6 +91,9 @@ pub enum Rejection {
     /// No such notice, or it has come to its end.
     #[error("no such notice; it may have been settled already")]
     NoticeNotFound,
+    /// The policy does not let them have such data.
+    #[error("the policy does not let this recipient have such data")]
+    RecipientMayNotHave,
     /// The policy names no such recipient.
     #[error("the policy names no such recipient; `countersign policy show` lists them")]
     RecipientUnknown,
@@ -130,6 +133,7 @@ impl Rejection {
             Self::NamesOff => "NAMES_OFF",
             Self::ErasureNotFound => "ERASURE_NOT_FOUND",
             Self::NoticeNotFound => "NOTICE_NOT_FOUND",
+            Self::RecipientMayNotHave => "RECIPIENT_MAY_NOT_HAVE",
             Self::RecipientUnknown => "RECIPIENT_UNKNOWN",
             Self::MasterKeyFixed => "MASTER_KEY_FIXED",
         }

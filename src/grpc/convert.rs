@@ -1,11 +1,15 @@
 //! Between the messages on the wire and the domain's types.
 
-use crate::domain::{Purpose, RequestKind, RestrictionKind, Status, Timestamp, WrongLength};
+use crate::domain::{
+    Category, Change, Day, Purpose, RequestKind, RestrictionKind, Status, Timestamp, WrongLength,
+};
 use crate::proto::v1;
 use crate::service::history::ActivationDetails;
 use crate::service::license::LicenseDetails;
+use crate::service::notices::{NoticeDetails, TOLD_WITHIN};
 use crate::service::privacy::{Counts, ErasureDetails, FINAL_WITHIN};
 use crate::service::requests::RequestDetails;
+use crate::service::statistics::DayCounts;
 
 /// A field does not hold what it must.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +23,12 @@ pub(super) enum FieldError {
     /// No kind, or one that this version does not know.
     #[error("must say what is asked for")]
     Kind,
+    /// Not a day.
+    #[error("must be a day such as 2030-01-31")]
+    Day,
+    /// Not a category.
+    #[error("must name categories of the policy, such as email")]
+    Category,
     /// Nothing where something must be.
     #[error("is missing")]
     Missing,
@@ -148,21 +158,25 @@ pub(super) fn request(details: &RequestDetails) -> v1::Request {
 
 /// What became of an erasure.
 pub(super) fn erasure(details: &ErasureDetails) -> v1::Erasure {
-    let remains = match details.final_at {
-        Some(_) => Vec::new(),
-        None => vec![
+    let told = details.to_be_told.iter().map(|recipient| {
+        format!("{} is still to be told, and the notice holds the address", recipient.as_str())
+    });
+    let mut remains: Vec<String> = told.collect();
+    let wait = if remains.is_empty() { FINAL_WITHIN } else { TOLD_WITHIN };
+    if details.final_at.is_none() {
+        remains.push(
             "copies of the vault that were made before the erasure open with the master key of today, \
              which is destroyed when the next epoch begins"
                 .to_owned(),
-        ],
-    };
+        );
+    }
     v1::Erasure {
         erasure_id: details.id.as_bytes().to_vec(),
         erased_at: Some(to_wire(details.erased_at)),
         final_at: details.final_at.map(to_wire),
         final_by: match details.final_at {
             Some(_) => None,
-            None => Some(to_wire(details.erased_at.plus(FINAL_WITHIN))),
+            None => Some(to_wire(details.erased_at.plus(wait))),
         },
         remains,
         records: counts(&details.records),
@@ -172,9 +186,48 @@ pub(super) fn erasure(details: &ErasureDetails) -> v1::Erasure {
 
 /// How many records of which category.
 pub(super) fn counts(counts: &Counts) -> Vec<v1::CategoryCount> {
-    let count = |(category, records): (&crate::domain::Category, &u64)| v1::CategoryCount {
+    let count = |(category, records): (&Category, &u64)| v1::CategoryCount {
         category: category.name().to_owned(),
         records: *records,
     };
     counts.iter().map(count).collect()
+}
+
+/// A day; empty: the one given.
+pub(super) fn day(text: &str, otherwise: Day) -> Result<Day, FieldError> {
+    if text.is_empty() { Ok(otherwise) } else { Day::parse(text).ok_or(FieldError::Day) }
+}
+
+/// Categories by their names.
+pub(super) fn categories(names: &[String]) -> Result<Vec<Category>, FieldError> {
+    let category = |name: &String| Category::ALL.into_iter().find(|known| known.name() == name);
+    names.iter().map(category).collect::<Option<_>>().ok_or(FieldError::Category)
+}
+
+/// What happened on a day with a product.
+pub(super) fn day_statistics(counts: &DayCounts) -> v1::DayStatistics {
+    v1::DayStatistics {
+        day: counts.day.to_string(),
+        product: counts.product.as_str().to_owned(),
+        licenses: counts.licenses,
+        activations: counts.activations,
+    }
+}
+
+/// What a recipient is to be told.
+pub(super) fn notice(details: &NoticeDetails) -> v1::Notice {
+    let NoticeDetails { notice, created_at, has_webhook } = details;
+    let (erased, new_email) = match &notice.change {
+        Change::Erased => (true, None),
+        Change::Rectified { email } => (false, email.as_ref()),
+    };
+    v1::Notice {
+        notice_id: notice.id.as_bytes().to_vec(),
+        recipient: notice.recipient.as_str().to_owned(),
+        email: notice.email.expose().to_owned(),
+        erased,
+        new_email: new_email.map(|email| email.expose().to_owned()).unwrap_or_default(),
+        created_at: Some(to_wire(*created_at)),
+        has_webhook: *has_webhook,
+    }
 }

@@ -10,6 +10,7 @@ mod history;
 mod license;
 mod privacy;
 mod roles;
+mod statistics;
 mod status;
 pub mod tls;
 
@@ -28,6 +29,7 @@ use crate::proto::v1::activation_service_server::ActivationServiceServer;
 use crate::proto::v1::history_service_server::{self, HistoryServiceServer};
 use crate::proto::v1::license_service_server::{self, LicenseServiceServer};
 use crate::proto::v1::privacy_service_server::{self, PrivacyServiceServer};
+use crate::proto::v1::statistics_service_server::{self, StatisticsServiceServer};
 use crate::service::Service;
 use acceptor::AcceptLimits;
 
@@ -103,12 +105,16 @@ pub async fn serve_staff(
         .max_decoding_message_size(limits.message_bytes);
     let history = HistoryServiceServer::new(history::HistoryHandler(Arc::clone(&service)))
         .max_decoding_message_size(limits.message_bytes);
+    let statistics =
+        StatisticsServiceServer::new(statistics::StatisticsHandler(Arc::clone(&service)))
+            .max_decoding_message_size(limits.message_bytes);
     let privacy = PrivacyServiceServer::new(privacy::PrivacyHandler(service))
         .max_decoding_message_size(limits.message_bytes);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<LicenseServiceServer<license::LicenseHandler>>().await;
     reporter.set_serving::<HistoryServiceServer<history::HistoryHandler>>().await;
     reporter.set_serving::<PrivacyServiceServer<privacy::PrivacyHandler>>().await;
+    reporter.set_serving::<StatisticsServiceServer<statistics::StatisticsHandler>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -116,6 +122,7 @@ pub async fn serve_staff(
             .with_service_name(license_service_server::SERVICE_NAME)
             .with_service_name(history_service_server::SERVICE_NAME)
             .with_service_name(privacy_service_server::SERVICE_NAME)
+            .with_service_name(statistics_service_server::SERVICE_NAME)
             .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
     };
     transport(limits)
@@ -123,6 +130,7 @@ pub async fn serve_staff(
         .add_service(license)
         .add_service(history)
         .add_service(privacy)
+        .add_service(statistics)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         // Some clients of today still ask by the older name.

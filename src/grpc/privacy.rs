@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::authorise::staff;
 use super::convert::{
-    FieldError, bytes, counts, erasure, purpose, request as to_wire, request_kind,
-    restriction_kind, time,
+    FieldError, bytes, categories, counts, erasure, notice, purpose, request as to_wire,
+    request_kind, restriction_kind, time,
 };
 use super::status::{Fields, status};
 use crate::domain::{Email, Note, Operation, PersonName, RequestId, RequestStep};
@@ -22,10 +22,12 @@ use crate::proto::v1::{
     ExportSubjectRequest, ExportSubjectResponse, ExtendRequestRequest, ExtendRequestResponse,
     FulfilRequestRequest, FulfilRequestResponse, GetErasureRequest, GetErasureResponse,
     GetRequestRequest, GetRequestResponse, IssueVerificationCodeRequest,
-    IssueVerificationCodeResponse, ListRequestsRequest, ListRequestsResponse, OpenRequestRequest,
-    OpenRequestResponse, RectifySubjectRequest, RectifySubjectResponse, RefuseRequestRequest,
-    RefuseRequestResponse, SetRestrictionRequest, SetRestrictionResponse, SweepRetentionRequest,
-    SweepRetentionResponse, VerifyIdentityRequest, VerifyIdentityResponse,
+    IssueVerificationCodeResponse, ListNoticesRequest, ListNoticesResponse, ListRequestsRequest,
+    ListRequestsResponse, OpenRequestRequest, OpenRequestResponse, RecordDisclosureRequest,
+    RecordDisclosureResponse, RectifySubjectRequest, RectifySubjectResponse, RefuseRequestRequest,
+    RefuseRequestResponse, SetRestrictionRequest, SetRestrictionResponse, SettleNoticeRequest,
+    SettleNoticeResponse, SweepRetentionRequest, SweepRetentionResponse, VerifyIdentityRequest,
+    VerifyIdentityResponse,
 };
 use crate::service::Service;
 use crate::service::privacy::Subject;
@@ -284,5 +286,43 @@ impl PrivacyService for PrivacyHandler {
         let swept = self.0.sweep(request.get_ref().dry_run).await.map_err(|e| status(&e))?;
         let records = counts(&swept.records);
         Ok(Response::new(SweepRetentionResponse { subjects: swept.subjects, records }))
+    }
+
+    async fn record_disclosure(
+        &self,
+        request: Request<RecordDisclosureRequest>,
+    ) -> Result<Response<RecordDisclosureResponse>, Status> {
+        let staff = staff(&request)?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let (Some(email), Some(categories), Some(at)) = (
+            fields.take("email", Email::parse(&request.email)),
+            fields.take("categories", categories(&request.categories)),
+            fields.take("at", time(request.at)),
+        ) else {
+            return Err(fields.refusal());
+        };
+        let recorded =
+            self.0.record_disclosure(&staff, &email, &request.recipient, categories, at).await;
+        recorded.map_err(|e| status(&e))?;
+        Ok(Response::new(RecordDisclosureResponse {}))
+    }
+
+    async fn list_notices(
+        &self,
+        request: Request<ListNoticesRequest>,
+    ) -> Result<Response<ListNoticesResponse>, Status> {
+        let notices = self.0.notices(&staff(&request)?).await.map_err(|e| status(&e))?;
+        Ok(Response::new(ListNoticesResponse { notices: notices.iter().map(notice).collect() }))
+    }
+
+    async fn settle_notice(
+        &self,
+        request: Request<SettleNoticeRequest>,
+    ) -> Result<Response<SettleNoticeResponse>, Status> {
+        let staff = staff(&request)?;
+        let id = id("notice_id", &request.into_inner().notice_id)?;
+        self.0.settle_by_hand(&staff, id).await.map_err(|e| status(&e))?;
+        Ok(Response::new(SettleNoticeResponse {}))
     }
 }

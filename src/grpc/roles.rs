@@ -55,7 +55,8 @@ pub(super) fn may_call(role: Role, path: &str) -> bool {
             "countersign.v1.LicenseService",
             "IssueLicense" | "SuspendLicense" | "ReinstateLicense" | "RevokeLicense",
         ) => &[Role::Issuer],
-        ("countersign.v1.LicenseService", "GetLicense" | "FreeSeat") => {
+        ("countersign.v1.LicenseService", "GetLicense" | "FreeSeat")
+        | ("countersign.v1.PrivacyService", "RecordDisclosure") => {
             &[Role::Issuer, Role::Support, Role::Privacy]
         }
         ("countersign.v1.HistoryService", "GetHistory" | "ListActivations") => {
@@ -77,8 +78,11 @@ pub(super) fn may_call(role: Role, path: &str) -> bool {
             | "EraseSubject"
             | "GetErasure"
             | "SetRestriction"
-            | "SweepRetention",
+            | "SweepRetention"
+            | "ListNotices"
+            | "SettleNotice",
         ) => &[Role::Privacy],
+        ("countersign.v1.StatisticsService", "GetStatistics") => &[Role::Analytics],
         (
             "grpc.health.v1.Health"
             | "grpc.reflection.v1.ServerReflection"

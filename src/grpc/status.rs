@@ -99,6 +99,7 @@ fn code(rejection: &Rejection) -> Code {
         | Rejection::ExtensionTooLate
         | Rejection::NotExported
         | Rejection::NamesOff
+        | Rejection::RecipientMayNotHave
         | Rejection::MasterKeyFixed => Code::FailedPrecondition,
         Rejection::NonceReused | Rejection::EmailTaken => Code::AlreadyExists,
     }

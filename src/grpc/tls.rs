@@ -1,4 +1,4 @@
-//! TLS 1.3 for both listeners, from PEM files.
+//! TLS 1.3 for both listeners, and for calls of our own, from PEM files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::domain::Timestamp;
@@ -81,6 +81,18 @@ pub fn staff_config(
     let mut config = with_pair(builder, certificate, key)?;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// For calls of our own to servers with certificates of these CAs.
+pub fn client_config(ca: &Path) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    // A system's store may hold one that this library does not read.
+    roots.add_parsable_certificates(certificates(ca)?);
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     Ok(Arc::new(config))
 }
 

@@ -7,18 +7,22 @@ mod erasure;
 pub mod history;
 pub mod keeper;
 pub mod license;
+pub mod notices;
 pub mod privacy;
 pub mod requests;
+pub mod statistics;
 pub mod store;
 pub mod writer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::domain::{
-    Access, Actor, Category, LicenseId, Operation, Product, Purpose, RecordedActor, Rejection,
-    Role, SubjectCommand, SubjectId,
+    Access, Actor, Category, LicenseId, Operation, Product, Purpose, RecipientName, RecordedActor,
+    Rejection, Role, SubjectCommand, SubjectId,
 };
 use crate::export::BundleError;
 use crate::log::LogError;
@@ -40,6 +44,8 @@ pub struct Service {
     receipt_keys: PublicKeys,
     settings: Settings,
     codes: requests::Codes,
+    /// Wakes who tells recipients.
+    notices_created: Notify,
 }
 
 /// What the vendor decides.
@@ -52,6 +58,8 @@ pub struct Settings {
     pub policy: Arc<Policy>,
     /// What the names of staff are sealed with.
     pub actor_seal: ActorSeal,
+    /// The recipients that the server tells by itself.
+    pub webhooks: HashSet<RecipientName>,
 }
 
 /// A member of staff who calls.
@@ -140,7 +148,8 @@ impl Service {
     ) -> Self {
         let receipt_keys = receipts.public();
         let codes = requests::Codes::default();
-        Self { store, writer, clock, receipts, receipt_keys, settings, codes }
+        let notices_created = Notify::new();
+        Self { store, writer, clock, receipts, receipt_keys, settings, codes, notices_created }
     }
 
     /// What is recorded of a call by staff. The name is sealed apart.

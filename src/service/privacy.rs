@@ -17,8 +17,8 @@ use super::store::StoreError;
 use super::writer::Request;
 use super::{Service, ServiceError, Staff, reading};
 use crate::domain::{
-    Category, Email, ErasureId, Event, Operation, PersonName, Purpose, Rejection, RequestId,
-    RequestKind, RestrictionKind, SubjectCommand, SubjectId, Timestamp,
+    Category, Email, ErasureId, Event, Operation, PersonName, Purpose, RecipientName, Rejection,
+    RequestId, RequestKind, RestrictionKind, SubjectCommand, SubjectId, Timestamp,
 };
 use crate::export::{self, Facts};
 use crate::log::codec;
@@ -57,6 +57,8 @@ pub struct ErasureDetails {
     pub records: Counts,
     /// Once it is final: the statement that says so.
     pub certificate: Option<String>,
+    /// The recipients that are still to be told, so that their notices still hold the address.
+    pub to_be_told: Vec<RecipientName>,
 }
 
 /// What a certificate states. Nothing of it names a person.
@@ -175,9 +177,14 @@ impl Service {
         for (category, slot) in if is_known { keys(&self.store, subject)? } else { Vec::new() } {
             *in_log.entry(category).or_default() += u64::from(self.store.counts.get(slot));
         }
+        let waiting = self.waiting_notices()?.into_iter();
+        let waiting = waiting.filter(|details| details.notice.subject == subject);
+        let waiting: Vec<(String, Timestamp)> = waiting
+            .map(|details| (details.notice.recipient.as_str().to_owned(), details.created_at))
+            .collect();
         let facts = Facts {
             events: &events,
-            waiting: &self.waiting_notices(subject)?,
+            waiting: &waiting,
             in_log: &in_log,
             policy: &self.settings.policy,
             now: self.clock.now(),
@@ -186,23 +193,6 @@ impl Service {
             |typ: &str, claims: &serde_json::Value| self.receipts.sign_statement(typ, claims).ok();
         export::write(&facts, &self.settings.issuer, &sign, out)?;
         Ok(())
-    }
-
-    /// Who is still to be told something about a person, and since when.
-    fn waiting_notices(
-        &self,
-        subject: SubjectId,
-    ) -> Result<Vec<(String, Timestamp)>, ServiceError> {
-        let mut waiting = Vec::new();
-        for id in self.store.views.notices()? {
-            let Some(view) = self.store.views.notice(id)? else { continue };
-            if let Event::NoticeCreated { notice, at } = self.store.event(view.created)?.event
-                && notice.subject == subject
-            {
-                waiting.push((notice.recipient.as_str().to_owned(), at));
-            }
-        }
-        Ok(waiting)
     }
 
     /// Puts address or name right, and fulfils the request for it.
@@ -220,6 +210,7 @@ impl Service {
         let rectify =
             SubjectCommand::Rectify { request, erasure, email, name, notices: Vec::new(), by };
         self.ask(Request::Subject(subject, rectify)).await?;
+        self.notices_created.notify_one();
         self.request_details(request)
     }
 
@@ -243,6 +234,7 @@ impl Service {
         let needs_approval = self.needs_approval(RequestKind::Erasure);
         let erase = Request::Erase { subject, request, erasure, needs_approval, keep_licenses, by };
         self.ask(erase).await?;
+        self.notices_created.notify_one();
         if wait {
             match self.ask(Request::MoveEpoch).await {
                 // The answer says that it is not final.
@@ -262,8 +254,14 @@ impl Service {
             return Err(StoreError::Mismatch(position).into());
         };
         let records = by_category(records);
-        let mut details =
-            ErasureDetails { id, erased_at, final_at: None, records, certificate: None };
+        let mut details = ErasureDetails {
+            id,
+            erased_at,
+            final_at: None,
+            records,
+            certificate: None,
+            to_be_told: self.to_be_told(id)?,
+        };
         if let Some(position) = view.is_final {
             let final_at = self.store.event(position)?.event.at();
             let counts = details.records.iter().map(|(category, count)| (category.name(), *count));
@@ -281,6 +279,12 @@ impl Service {
                 Some(self.receipts.sign_statement(CERTIFICATE_TYPE, &certificate)?);
         }
         Ok(details)
+    }
+
+    fn to_be_told(&self, erasure: ErasureId) -> Result<Vec<RecipientName>, ServiceError> {
+        let notices = self.waiting_notices()?.into_iter().map(|details| details.notice);
+        let notices = notices.filter(|notice| notice.erasure == erasure);
+        Ok(notices.map(|notice| notice.recipient).collect())
     }
 
     /// Narrows what a person's data may be used for, or lifts that.
@@ -347,6 +351,10 @@ impl Service {
             let Some(position) = self.store.views.erasure(id)?.and_then(|view| view.erased) else {
                 continue;
             };
+            // It would not be final.
+            if !self.to_be_told(id)?.is_empty() {
+                continue;
+            }
             let erased_at = self.store.event(position)?.event.at();
             if erased_at.plus(FINAL_WITHIN.saturating_sub(MARGIN)) <= now {
                 return self.ask(Request::MoveEpoch).await.map(drop);

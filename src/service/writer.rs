@@ -24,7 +24,7 @@ use super::clock::Clock;
 use super::erasure;
 use super::store::{Store, StoreError, Stored, key_name};
 use crate::domain::{
-    Access, Activation, By, Change, Command, Email, ErasureId, ErasureReason, Event, Issue,
+    Access, Activation, By, Change, Command, Day, Email, ErasureId, ErasureReason, Event, Issue,
     License, LicenseCommand, LicenseId, LicenseKey, NoticeId, NoticeOutcome, PersonName, Position,
     Rejection, RequestId, State, SubjectCommand, SubjectId, Terms, Timestamp, decide, evolve,
 };
@@ -88,8 +88,8 @@ pub enum Request {
     },
     /// A notice has come to its end.
     Settle(NoticeId, NoticeOutcome),
-    /// Record how much happened on the days that are not counted yet.
-    CloseDays,
+    /// Record how much happened on the days before this one that are not counted yet.
+    CloseDays(Day),
     /// Move the vault to a new epoch, so that what is erased is final.
     MoveEpoch,
 }
@@ -98,7 +98,7 @@ impl Request {
     /// Whether it has a batch of its own.
     fn is_alone(&self) -> bool {
         match self {
-            Self::Erase { .. } | Self::Settle(..) | Self::CloseDays | Self::MoveEpoch => true,
+            Self::Erase { .. } | Self::Settle(..) | Self::CloseDays(_) | Self::MoveEpoch => true,
             Self::Subject(_, command) => {
                 matches!(command, SubjectCommand::Rectify { .. } | SubjectCommand::Expire { .. })
             }
@@ -297,8 +297,8 @@ impl Writer {
             [Job { request: Request::Settle(notice, outcome), .. }] => {
                 return Ok(vec![self.settle(*notice, *outcome)?]);
             }
-            [Job { request: Request::CloseDays, .. }] => {
-                self.close_days()?;
+            [Job { request: Request::CloseDays(before), .. }] => {
+                self.close_days(*before)?;
                 return Ok(vec![Ok(Granted::default())]);
             }
             _ => {}
@@ -339,7 +339,7 @@ impl Writer {
         reason: ErasureReason,
     ) -> Result<(), WriterError> {
         // What is erased must have been counted.
-        self.close_days()?;
+        self.close_days(Day(i32::MAX))?;
         let now = self.clock.now();
         let store = Arc::clone(&self.store);
         let keys = match reason {
@@ -393,9 +393,10 @@ impl Writer {
         Ok(Ok(Granted::default()))
     }
 
-    /// Records what happened on each day since it was last counted.
-    fn close_days(&mut self) -> Result<(), WriterError> {
-        let counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
+    /// Records what happened on each day before this one since it was last counted.
+    fn close_days(&mut self, before: Day) -> Result<(), WriterError> {
+        let mut counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
+        counted.retain(|day, _| *day < before);
         let at = self.clock.now();
         for (day, counts) in counted {
             for counts in counts.chunks(PRODUCTS_A_RECORD) {
@@ -548,7 +549,7 @@ impl Writer {
                 Command::Subject(*subject, erase)
             }
             // They have batches of their own, and no rule.
-            Request::MoveEpoch | Request::Settle(..) | Request::CloseDays => {
+            Request::MoveEpoch | Request::Settle(..) | Request::CloseDays(_) => {
                 return Ok(Err(Rejection::MasterKeyFixed));
             }
         }))

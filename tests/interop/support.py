@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from countersign.v1 import activation_pb2, activation_pb2_grpc, history_pb2_grpc
 from countersign.v1 import license_pb2, license_pb2_grpc, privacy_pb2, privacy_pb2_grpc
+from countersign.v1 import statistics_pb2_grpc
 
 ROLES = ("issuer", "support", "privacy", "analytics")
 EMAIL = "ada@example.com"
@@ -23,6 +24,7 @@ STUBS = (
     license_pb2_grpc.LicenseServiceStub,
     history_pb2_grpc.HistoryServiceStub,
     privacy_pb2_grpc.PrivacyServiceStub,
+    statistics_pb2_grpc.StatisticsServiceStub,
 )
 # A server that hangs fails its test, and does not hang it.
 DEADLINE_SECONDS = 30
@@ -129,6 +131,15 @@ class Server:
         request_id = self.ready(email, privacy_pb2.REQUEST_KIND_ERASURE)
         request = privacy_pb2.EraseSubjectRequest(request_id=request_id, **how)
         return self.staff["privacy"].EraseSubject(request).erasure
+
+    def disclose(self, email, recipient):
+        """Notes that a recipient got all of a person's data that they may have."""
+        request = privacy_pb2.RecordDisclosureRequest(email=email, recipient=recipient)
+        self.staff["support"].RecordDisclosure(request)
+
+    def notices(self):
+        """What recipients are still to be told."""
+        return self.staff["privacy"].ListNotices(privacy_pb2.ListNoticesRequest()).notices
 
     def export(self, email, **how):
         """All that is held about a person: the files of the ZIP."""

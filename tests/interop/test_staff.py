@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from countersign.v1 import access_pb2, activation_pb2, history_pb2, license_pb2, privacy_pb2
+from countersign.v1 import statistics_pb2
 from support import EMAIL, ROLES, activation, refusal
 from verifiers import pyjwt
 
@@ -42,10 +43,14 @@ MAY_CALL = {
     "GetErasure": {"privacy"},
     "SetRestriction": {"privacy"},
     "SweepRetention": {"privacy"},
+    "RecordDisclosure": READERS,
+    "ListNotices": {"privacy"},
+    "SettleNotice": {"privacy"},
+    "GetStatistics": {"analytics"},
 }
 PATHS = {
     method.name: f"/{service.full_name}/{method.name}"
-    for file in (license_pb2, history_pb2, privacy_pb2)
+    for file in (license_pb2, history_pb2, privacy_pb2, statistics_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -90,6 +95,10 @@ def privacy_requests(server):
         return {rpc: request(request_id=request_id, **fields)}
 
     erasure = server.erase(person("GetErasure"))
+    told = person("SettleNotice")
+    server.disclose(told, "ZenDesk")
+    server.erase(told)
+    (waiting,) = server.notices()
     verified = opened("VerifyIdentity", "ACCESS", ready=False)
     license = server.issue(email="VerifyIdentity@example.com")
     receipt = server.activate(activation(license, email="VerifyIdentity@example.com"))
@@ -102,6 +111,12 @@ def privacy_requests(server):
         "GetErasure": privacy_pb2.GetErasureRequest(erasure_id=erasure.erasure_id),
         "SetRestriction": privacy_pb2.SetRestrictionRequest(email=person("SetRestriction"), kind=1),
         "SweepRetention": privacy_pb2.SweepRetentionRequest(),
+        "RecordDisclosure": privacy_pb2.RecordDisclosureRequest(
+            email=person("RecordDisclosure"), recipient="FastSpring"
+        ),
+        "ListNotices": privacy_pb2.ListNoticesRequest(),
+        "SettleNotice": privacy_pb2.SettleNoticeRequest(notice_id=waiting.notice_id),
+        "GetStatistics": statistics_pb2.GetStatisticsRequest(),
         **verified,
         **opened("GetRequest", "ACCESS"),
         **opened("IssueVerificationCode", "ACCESS"),

@@ -184,7 +184,12 @@ impl Server {
     pub fn staff_channel(&self, role: &str) -> Channel {
         let certificate = self.read(&format!("tls/staff/{role}.pem"));
         let key = self.read(&format!("tls/staff/{role}.key"));
-        self.endpoint(&self.staff, Some(Identity::from_pem(certificate, key))).connect_lazy()
+        self.staff_channel_as(Identity::from_pem(certificate, key))
+    }
+
+    /// A connection as whoever has this certificate makes it.
+    pub fn staff_channel_as(&self, identity: Identity) -> Channel {
+        self.endpoint(&self.staff, Some(identity)).connect_lazy()
     }
 
     /// An app.
