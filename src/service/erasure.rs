@@ -81,12 +81,17 @@ pub(super) fn expired_keys(
             keys.extend(store.vault.find(&KeyName::License(*license)));
         }
     }
-    let last_end = ends.values().copied().collect::<Option<Vec<_>>>();
-    let last_end = last_end.and_then(|ends| ends.into_iter().max());
+    // `None`: one never ends. Where no license is left at all, the person is nobody's customer any more.
+    let all_ends = ends.values().copied().collect::<Option<Vec<_>>>();
+    let is_over_for = |category| {
+        all_ends.as_ref().is_some_and(|ends| {
+            ends.iter().max().is_none_or(|last_end| is_over(category, *last_end))
+        })
+    };
     for (name, slot) in store.vault.of_subject(subject) {
         let is_expired = match name {
-            KeyName::Identity(_) => last_end.is_some_and(|end| is_over(Category::Email, end)),
-            KeyName::Name(_) => last_end.is_some_and(|end| is_over(Category::Name, end)),
+            KeyName::Identity(_) => is_over_for(Category::Email),
+            KeyName::Name(_) => is_over_for(Category::Name),
             KeyName::Activations(_, year) => years.contains(&year),
             KeyName::Access(_, year) => {
                 !open_years.contains(&year)

@@ -1,0 +1,394 @@
+//! Promise: nothing is kept for longer than the policy says, erasures are final within a day, and what
+//! is counted outlives both. With a clock that is set, a log and a vault in memory, and real views.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use countersign::domain::{
+    Actor, Binding, Category, Day, Email, LicenseKey, Nonce, NoticeOutcome, Operation, Product,
+    Purpose, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms, Timestamp,
+};
+use countersign::log::memory::MemoryLog;
+use countersign::policy::Policy;
+use countersign::receipt::KeyRing;
+use countersign::seal::actor::{ActorKey, ActorSeal};
+use countersign::service::activation::Activate;
+use countersign::service::clock::Clock;
+use countersign::service::history::Person;
+use countersign::service::requests::Proof;
+use countersign::service::store::{SlotCounts, Store};
+use countersign::service::writer::{self, Parts};
+use countersign::service::{Service, ServiceError, Settings, Staff};
+use countersign::vault::Vault;
+use countersign::vault::memory::MemoryVault;
+use countersign::views::Views;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[derive(Clone)]
+struct SetClock(Arc<Mutex<Timestamp>>);
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+}
+
+/// A server on a log and a vault that outlive it.
+struct World {
+    log: Arc<MemoryLog>,
+    vault: Arc<dyn Vault>,
+    clock: SetClock,
+    views: tempfile::TempDir,
+    policy: Arc<Policy>,
+}
+
+fn at(text: &str) -> Timestamp {
+    let day = Day::parse(text).unwrap();
+    Timestamp::from_millis(i64::from(day.0) * 86_400_000).unwrap()
+}
+
+impl World {
+    fn new(now: &str) -> Self {
+        Self::with_policy(now, "")
+    }
+
+    fn with_policy(now: &str, more: &str) -> Self {
+        let policy = [countersign::policy::DEFAULT, more].concat();
+        Self {
+            log: Arc::default(),
+            vault: Arc::new(MemoryVault::new(&mut rand::rng())),
+            clock: SetClock(Arc::new(Mutex::new(at(now)))),
+            views: tempfile::tempdir().unwrap(),
+            policy: Arc::new(Policy::parse(&policy).unwrap()),
+        }
+    }
+
+    fn now_is(&self, text: &str) {
+        *self.clock.0.lock().unwrap() = at(text);
+    }
+
+    fn later(&self, by: Duration) {
+        let mut now = self.clock.0.lock().unwrap();
+        *now = now.plus(by);
+    }
+
+    /// A server whose views are built from nothing.
+    fn server(&self) -> Arc<Service> {
+        let directory = self.views.path().join(rand::random::<u64>().to_string());
+        let views = Views::open(&directory, 1 << 20).unwrap();
+        let (vault, counts) = (Arc::clone(&self.vault), SlotCounts::default());
+        let store = Arc::new(Store { log: self.log.clone(), vault, views, counts });
+        store.catch_up(|_| ()).unwrap();
+        let mut range = countersign::log::tree::CompactRange::default();
+        countersign::log::scan(
+            self.log.as_ref(),
+            countersign::domain::Position::ZERO,
+            |_, bytes| {
+                range.push(countersign::log::record::hash(bytes));
+                Ok::<_, countersign::log::LogError>(())
+            },
+        )
+        .unwrap();
+        let (writer, _) = writer::spawn(Parts {
+            store: Arc::clone(&store),
+            tree: Arc::new(Mutex::new(range)),
+            clock: Arc::new(self.clock.clone()),
+            rng: Box::new(StdRng::from_rng(&mut rand::rng())),
+            queue: 64,
+            policy: Arc::clone(&self.policy),
+        })
+        .unwrap();
+        let keys: [ActorKey; 2] = std::array::from_fn(|_| ActorKey::generate(&mut rand::rng()));
+        let settings = Settings {
+            issuer: "https://licenses.example.com".to_owned(),
+            leases: HashMap::new(),
+            policy: Arc::clone(&self.policy),
+            actor_seal: ActorSeal::for_keys(keys.each_ref()),
+            webhooks: HashSet::new(),
+        };
+        let receipts = KeyRing::generate(&mut rand::rng());
+        Arc::new(Service::new(store, writer, Arc::new(self.clock.clone()), receipts, settings))
+    }
+}
+
+fn staff(role: Role) -> Staff {
+    Staff { actor: Actor::parse(role.name()).unwrap(), role }
+}
+
+fn email(name: &str) -> Email {
+    Email::parse(&format!("{name}@example.com")).unwrap()
+}
+
+async fn issue(server: &Service, name: &str, expires: Option<&str>) -> LicenseKey {
+    let terms = Terms {
+        product: Product::parse("App").unwrap(),
+        seats: Seats::new(100).unwrap(),
+        expires_at: expires.map(at),
+        updates_until: None,
+    };
+    let nonce = Nonce::from_bytes(rand::random());
+    server.issue(&staff(Role::Issuer), email(name), None, terms, nonce).await.unwrap().key
+}
+
+async fn activate(server: &Service, name: &str, key: &LicenseKey) -> String {
+    let (nonce, binding) = (Nonce::from_bytes(rand::random()), Binding::from_bytes(rand::random()));
+    let request = Activate { email: Some(email(name)), key: key.clone(), nonce, binding };
+    server.activate(request).await.unwrap()
+}
+
+/// How many activations a person's first license shows; `None`: there is nobody.
+async fn shown(server: &Arc<Service>, name: &str) -> Option<u64> {
+    let person = Person::Email(email(name));
+    let history = server.history(&staff(Role::Support), person, Purpose::CustomerSupport).await;
+    history.ok().map(|history| history.licenses.first().map_or(0, |first| first.activations_total))
+}
+
+fn reason(error: &ServiceError) -> &'static str {
+    match error {
+        ServiceError::Rejected(rejection) => rejection.reason(),
+        _ => "",
+    }
+}
+
+#[tokio::test]
+async fn activation_times_go_two_years_after_the_year_in_which_the_seat_was_freed() {
+    let world = World::new("2026-03-01");
+    let server = world.server();
+    let key = issue(&server, "ada", None).await;
+    let short = activate(&server, "ada", &key).await;
+    server.deactivate(&short).await.unwrap();
+    let long = activate(&server, "ada", &key).await;
+    world.now_is("2027-06-01");
+    let held = activate(&server, "ada", &key).await;
+    server.deactivate(&long).await.unwrap();
+
+    // 2026 and 2027 hang together by the seat that was held over the turn of the year; in 2027 one
+    // was taken that is still held.
+    world.now_is("2040-01-01");
+    assert_eq!(server.sweep(true).await.unwrap().records.get(&Category::ActivationTime), None);
+    server.deactivate(&held).await.unwrap();
+    world.now_is("2042-12-31");
+    assert_eq!(server.sweep(true).await.unwrap().records.get(&Category::ActivationTime), None);
+    world.now_is("2043-01-01");
+    let dry = server.sweep(true).await.unwrap();
+    assert_eq!(dry.records[&Category::ActivationTime], 6);
+    assert_eq!(shown(&server, "ada").await, Some(3), "it was counted only");
+    let swept = server.sweep(false).await.unwrap();
+    assert_eq!(swept.records, dry.records);
+    for server in [Arc::clone(&server), world.server()] {
+        assert_eq!(shown(&server, "ada").await, Some(0));
+        assert!(server.check(&held).is_err());
+        assert_eq!(server.sweep(true).await.unwrap().records.get(&Category::ActivationTime), None);
+    }
+    // The license is as good as before.
+    activate(&server, "ada", &key).await;
+    assert_eq!(shown(&server, "ada").await, Some(1));
+}
+
+#[tokio::test]
+async fn address_and_license_go_after_the_license_ends_and_nothing_of_others() {
+    let world = World::new("2026-03-01");
+    let server = world.server();
+    let key = issue(&server, "ada", Some("2027-03-01")).await;
+    activate(&server, "ada", &key).await;
+    issue(&server, "grace", None).await;
+    // Two years after the end: the address. Nobody finds the person by it any more.
+    world.now_is("2029-02-27");
+    assert_eq!(shown(&server, "ada").await, Some(1));
+    let dry = server.sweep(true).await.unwrap();
+    assert_eq!((dry.subjects, dry.records.contains_key(&Category::Email)), (0, false));
+    world.now_is("2029-02-28");
+    let swept = server.sweep(false).await.unwrap();
+    assert_eq!((swept.subjects, swept.records[&Category::Email]), (1, 1));
+    assert_eq!(shown(&server, "ada").await, None);
+    // The end of the year of the end: the seat. Ten years after the end: the license.
+    world.now_is("2030-01-02");
+    assert_eq!(server.sweep(false).await.unwrap().records[&Category::ActivationTime], 1);
+    world.now_is("2037-02-25");
+    let license = [Category::License];
+    let of_license = |swept: &countersign::service::privacy::Swept| {
+        license.map(|category| swept.records.get(&category).copied())
+    };
+    assert_eq!(of_license(&server.sweep(true).await.unwrap()), [None]);
+    world.now_is("2037-02-26");
+    assert_eq!(of_license(&server.sweep(false).await.unwrap()), [Some(1)]);
+    for server in [server, world.server()] {
+        assert_eq!(shown(&server, "grace").await, Some(0));
+        let left = server.sweep(true).await.unwrap();
+        assert!(!left.records.contains_key(&Category::License), "{:?}", left.records);
+    }
+}
+
+#[tokio::test]
+async fn an_address_does_not_outlive_all_licenses_however_short_they_are_kept() {
+    let world = World::with_policy("2026-03-01", "[category.license]\nretention_days = 30\n");
+    let server = world.server();
+    issue(&server, "ada", Some("2027-03-01")).await;
+    world.now_is("2027-04-01");
+    assert_eq!(server.sweep(false).await.unwrap().records[&Category::License], 1);
+    assert_eq!(server.sweep(false).await.unwrap().records[&Category::Email], 1);
+    assert_eq!(shown(&server, "ada").await, None);
+}
+
+#[tokio::test]
+async fn access_records_go_three_years_after_their_year_but_not_under_an_open_request() {
+    let world = World::new("2026-03-01");
+    let server = world.server();
+    issue(&server, "ada", None).await;
+    let opened =
+        server.open_request(&staff(Role::Privacy), &email("ada"), RequestKind::Access, None).await;
+    let id = opened.unwrap().id;
+    world.now_is("2029-12-31");
+    let records = server.sweep(true).await.unwrap().records;
+    assert_eq!(records.get(&Category::AccessRecord), None, "the request is open");
+    let note = |text| countersign::domain::Note::parse(text).unwrap();
+    let refused = RequestStep::Refused { reason: note("late"), evidence: note("none") };
+    server.step(&staff(Role::Privacy), id, refused, Operation::RefuseRequest).await.unwrap();
+    assert_eq!(server.sweep(false).await.unwrap().records[&Category::AccessRecord], 3);
+    assert_eq!(world.server().open_requests().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn nothing_expires_under_a_restriction_or_a_legal_hold() {
+    for kind in [RestrictionKind::Restriction, RestrictionKind::LegalHold] {
+        let world = World::new("2026-03-01");
+        let server = world.server();
+        issue(&server, "ada", Some("2027-03-01")).await;
+        let officer = staff(Role::Privacy);
+        server.restrict(&officer, &email("ada"), kind, true).await.unwrap();
+        world.now_is("2060-01-01");
+        assert_eq!(server.sweep(false).await.unwrap().subjects, 0);
+        server.restrict(&officer, &email("ada"), kind, false).await.unwrap();
+        assert_eq!(server.sweep(false).await.unwrap().subjects, 1);
+    }
+}
+
+async fn erase(server: &Service, name: &str) -> countersign::service::privacy::ErasureDetails {
+    let officer = staff(Role::Privacy);
+    let opened = server.open_request(&officer, &email(name), RequestKind::Erasure, None).await;
+    let id = opened.unwrap().id;
+    let (code, _) = server.issue_code(&officer, id).await.unwrap();
+    server.verify_identity(&officer, id, Proof::Code(code)).await.unwrap();
+    let second = Staff { actor: Actor::parse("second").unwrap(), role: Role::Privacy };
+    let approved = server.step(&second, id, RequestStep::Approved, Operation::ApproveRequest).await;
+    approved.unwrap();
+    server.erase(&officer, id, false, false).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_erasure_is_final_within_a_day_or_when_all_recipients_are_told() {
+    let world = World::new("2026-03-01");
+    let server = world.server();
+    for name in ["ada", "grace"] {
+        issue(&server, name, None).await;
+    }
+    let support = staff(Role::Support);
+    let disclosed =
+        server.record_disclosure(&support, &email("grace"), "ZenDesk", Vec::new(), None).await;
+    disclosed.unwrap();
+    let [ada, grace] = [erase(&server, "ada").await, erase(&server, "grace").await];
+    assert!(ada.final_at.is_none() && ada.to_be_told.is_empty());
+    assert_eq!(grace.to_be_told.len(), 1);
+    world.later(Duration::from_secs(22 * 60 * 60));
+    server.finish_erasures().await.unwrap();
+    assert!(server.erasure(ada.id).unwrap().final_at.is_none());
+    world.later(Duration::from_secs(60 * 60));
+    server.finish_erasures().await.unwrap();
+    let server = world.server();
+    let certified = server.erasure(ada.id).unwrap();
+    assert!(certified.final_at.is_some() && certified.certificate.is_some());
+    assert!(server.erasure(grace.id).unwrap().final_at.is_none(), "a notice holds the address");
+
+    // A notice that nobody takes is given up after a month, and erased.
+    world.later(DAY * 29);
+    server.tidy_notices().await.unwrap();
+    assert_eq!(server.waiting_notices().unwrap().len(), 1);
+    world.later(DAY);
+    server.tidy_notices().await.unwrap();
+    assert_eq!(server.waiting_notices().unwrap().len(), 0);
+    server.finish_erasures().await.unwrap();
+    let server = world.server();
+    assert!(server.erasure(grace.id).unwrap().certificate.is_some());
+    let unknown =
+        server.settle(countersign::domain::NoticeId::from_bytes([1; 16]), NoticeOutcome::ByHand);
+    assert_eq!(reason(&unknown.await.unwrap_err()), "NOTICE_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn counts_outlive_what_they_count_and_small_ones_are_not_told() {
+    let world = World::new("2026-03-01");
+    let server = world.server();
+    let mut keys = Vec::new();
+    for number in 0..12 {
+        let name = format!("person{number}");
+        let key = issue(&server, &name, None).await;
+        activate(&server, &name, &key).await;
+        keys.push(key);
+    }
+    let all = || Day(i32::MIN)..=Day(i32::MAX);
+    assert!(server.statistics(all()).await.unwrap().is_empty(), "the day is not over");
+    // One who is erased on the day itself is counted all the same.
+    erase(&server, "person3").await;
+    let key = issue(&server, "late", None).await;
+    activate(&server, "late", &key).await;
+    world.now_is("2026-03-02");
+    for _ in 0..9 {
+        activate(&server, "late", &key).await;
+    }
+    world.now_is("2026-03-03");
+    for number in 4..9 {
+        erase(&server, &format!("person{number}")).await;
+    }
+    for server in [Arc::clone(&server), world.server()] {
+        let days = server.statistics(all()).await.unwrap();
+        let days: Vec<_> = days
+            .iter()
+            .map(|of| (of.day.to_string(), of.product.as_str(), of.licenses, of.activations))
+            .collect();
+        assert_eq!(
+            days,
+            [
+                ("2026-03-01".to_owned(), "App", Some(13), Some(13)),
+                ("2026-03-02".to_owned(), "App", None, None),
+            ]
+        );
+        let day = Day::parse("2026-03-02").unwrap();
+        assert_eq!(server.statistics(day..=day).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_clocks_of_a_request_run_as_the_law_says() {
+    let world = World::new("2026-01-31");
+    let server = world.server();
+    issue(&server, "ada", None).await;
+    let officer = staff(Role::Privacy);
+    let received = at("2026-01-31");
+    let future = at("2026-02-01");
+    let open = async |received| {
+        server.open_request(&officer, &email("ada"), RequestKind::Access, Some(received)).await
+    };
+    assert_eq!(reason(&open(future).await.err().unwrap()), "RECEIVED_IN_FUTURE");
+    let [first, second] = [open(received).await.unwrap(), open(received).await.unwrap()];
+    assert_eq!(first.request.gdpr_due(), at("2026-02-28"));
+    assert_eq!(first.request.swiss_due(), at("2026-03-02"));
+    let extend = async |id| {
+        let reason = countersign::domain::Note::parse("many systems").unwrap();
+        let step = RequestStep::Extended { reason };
+        server.step(&officer, id, step, Operation::ExtendRequest).await
+    };
+    world.now_is("2026-02-28");
+    let extended = extend(first.id).await.unwrap().request;
+    assert_eq!(extended.gdpr_due(), at("2026-04-30"));
+    let twice = extend(first.id).await.err().unwrap();
+    assert_eq!(reason(&twice), "REQUEST_EXTENDED_ALREADY");
+    world.now_is("2026-03-01");
+    let late = extend(second.id).await.err().unwrap();
+    assert_eq!(reason(&late), "EXTENSION_TOO_LATE");
+    let listed = world.server().open_requests().await.unwrap();
+    assert!(listed.iter().map(|details| details.id).eq([second.id, first.id]), "by due date");
+}
