@@ -1,4 +1,4 @@
-//! The vault in one file of [slots](super::slot).
+//! The vault in one file of slots; `slot.rs` says what is in one.
 //!
 //! Slot 0 holds the key that tags are made with. Slots are written in order and the file grows in
 //! chunks of zeros, each durable before it is used. No slot is used twice.

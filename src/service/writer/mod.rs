@@ -12,6 +12,9 @@
 //! stops, and the process ends. What was not acknowledged may or may not have happened; a retry
 //! tells.
 
+mod request;
+mod upkeep;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -20,21 +23,23 @@ use std::time::Duration;
 use rand::CryptoRng;
 use tokio::sync::{mpsc, oneshot};
 
-use super::clock::Clock;
-use super::erasure;
-use super::store::{Store, StoreError, Stored, key_name};
 use crate::domain::{
-    Access, Activation, By, Change, Command, Day, Email, ErasureId, ErasureReason, Event, Issue,
-    License, LicenseCommand, LicenseId, LicenseKey, NoticeId, NoticeOutcome, PersonName, Position,
-    Rejection, RequestId, State, SubjectCommand, SubjectId, Terms, Timestamp, decide, evolve,
+    Activation, Change, Command, Event, Issue, License, LicenseCommand, Position, Rejection,
+    RequestId, State, SubjectCommand, SubjectId, Timestamp, decide, evolve,
 };
 use crate::log::record::{self, Header, KeySlot, RecordHash};
 use crate::log::tree::CompactRange;
 use crate::log::{Append, LogError, codec};
 use crate::policy::Policy;
 use crate::seal::{DataKey, LookupTag, RecordId, RecordKey, TooLong};
-use crate::vault::{KeyName, NewKey, VaultError};
+use crate::service::clock::Clock;
+use crate::service::erasure;
+use crate::service::store::{Store, StoreError, Stored, key_name};
+use crate::vault::{KeyName, NewKey};
 use crate::views::Checkpoint;
+use request::{Answer, Job};
+
+pub use request::{Granted, NoAnswer, Request, WriterHandle};
 
 /// The most requests that one batch answers. Beyond a few hundred a larger batch saves nothing: the
 /// sync is shared already, and the first in it would wait for the last.
@@ -44,113 +49,8 @@ const BATCH: usize = 256;
 /// that shares its syncs and its wake-ups costs less. One client alone never waits.
 const GATHER: Duration = Duration::from_micros(400);
 
-/// How many products' counts fit a record.
-const PRODUCTS_A_RECORD: usize = 10;
-
 /// How much of the state is kept between batches. An entry is about 200 bytes.
 const STATE_KEPT: usize = 100_000;
-
-/// What is asked of the writer.
-pub enum Request {
-    /// Issue a license to the person with this address, known or not.
-    Issue {
-        /// The license.
-        license: LicenseId,
-        /// To whom.
-        email: Email,
-        /// Their name, for those whose name is not known yet.
-        name: Option<PersonName>,
-        /// The key it gets.
-        key: LicenseKey,
-        /// What it grants.
-        terms: Terms,
-        /// Who issues it.
-        by: Access,
-    },
-    /// Do this with a license.
-    License(LicenseId, LicenseCommand),
-    /// Do this with a person's record.
-    Subject(SubjectId, SubjectCommand),
-    /// Erase all of a person's data.
-    Erase {
-        /// Whose.
-        subject: SubjectId,
-        /// Their request for it.
-        request: RequestId,
-        /// A fresh id.
-        erasure: ErasureId,
-        /// Whether it takes a second member of staff.
-        needs_approval: bool,
-        /// Whether their licenses live on, with nobody known.
-        keep_licenses: bool,
-        /// Who erases.
-        by: By,
-    },
-    /// A notice has come to its end.
-    Settle(NoticeId, NoticeOutcome),
-    /// Record how much happened on the days before this one that are not counted yet.
-    CloseDays(Day),
-    /// Move the vault to a new epoch, so that what is erased is final.
-    MoveEpoch,
-}
-
-impl Request {
-    /// Whether it has a batch of its own.
-    fn is_alone(&self) -> bool {
-        match self {
-            Self::Erase { .. } | Self::Settle(..) | Self::CloseDays(_) | Self::MoveEpoch => true,
-            Self::Subject(_, command) => {
-                matches!(command, SubjectCommand::Rectify { .. } | SubjectCommand::Expire { .. })
-            }
-            Self::Issue { .. } | Self::License(..) => false,
-        }
-    }
-}
-
-/// What a granted request led to. All of it is durable.
-#[derive(Default)]
-pub struct Granted {
-    /// The events, none where everything was so already.
-    pub events: Vec<Stored>,
-    /// The license after them, where the request was about one.
-    pub license: Option<License>,
-    /// The activation that the request named.
-    pub activation: Option<Activation>,
-}
-
-/// Why the writer did not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// Too many wait already; nothing has happened.
-    Overloaded,
-    /// It has stopped; what was asked may or may not have happened.
-    Stopped,
-}
-
-type Answer = Result<Granted, Rejection>;
-
-struct Job {
-    request: Request,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// Where requests go in.
-#[derive(Clone)]
-pub struct WriterHandle {
-    jobs: mpsc::Sender<Job>,
-}
-
-impl WriterHandle {
-    /// Asks, and waits until the answer is durable.
-    pub async fn ask(&self, request: Request) -> Result<Answer, NoAnswer> {
-        let (answer, answered) = oneshot::channel();
-        self.jobs.try_send(Job { request, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => NoAnswer::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => NoAnswer::Stopped,
-        })?;
-        answered.await.map_err(|_| NoAnswer::Stopped)
-    }
-}
 
 /// Why the writer stopped before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -310,119 +210,6 @@ impl Writer {
             }
         }
         Ok(answers)
-    }
-
-    /// Carries to its end what the last process began.
-    fn recover(&mut self) -> Result<(), WriterError> {
-        let store = Arc::clone(&self.store);
-        let views = &store.views;
-        for erasure in views.pending_erasures().map_err(StoreError::from)? {
-            let Some(view) = views.erasure(erasure).map_err(StoreError::from)? else { continue };
-            if view.erased.is_none() {
-                let Event::ErasureBegun { reason, .. } = store.event(view.begun)?.event else {
-                    return Err(StoreError::Mismatch(view.begun).into());
-                };
-                self.finish_erasure(erasure, view.subject, reason)?;
-            }
-        }
-        if store.vault.epoch() > views.epoch().map_err(StoreError::from)? {
-            self.epoch_moved()?;
-        }
-        Ok(())
-    }
-
-    /// Destroys the keys, and records that they are.
-    fn finish_erasure(
-        &mut self,
-        erasure: ErasureId,
-        subject: SubjectId,
-        reason: ErasureReason,
-    ) -> Result<(), WriterError> {
-        // What is erased must have been counted.
-        self.close_days(Day(i32::MAX))?;
-        let now = self.clock.now();
-        let store = Arc::clone(&self.store);
-        let keys = match reason {
-            ErasureReason::Request => {
-                let keys = erasure::keys(&store, subject)?;
-                keys.into_iter().map(|(_, slot)| slot).collect()
-            }
-            ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
-            ErasureReason::Retention => erasure::expired_keys(&store, &self.policy, subject, now)?,
-        };
-        let records = erasure::records_under(&store, subject, &keys)?;
-        store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
-        self.state = State::default();
-        let epoch = store.vault.epoch();
-        self.record(&Event::DataErased { erasure, subject, reason, records, epoch, at: now })
-    }
-
-    fn move_epoch(&mut self) -> Result<Answer, WriterError> {
-        match self.store.vault.move_epoch(&mut *self.rng) {
-            Ok(()) => {}
-            Err(VaultError::FixedMasterKey) => return Ok(Err(Rejection::MasterKeyFixed)),
-            Err(error) => return Err(StoreError::from(error).into()),
-        }
-        self.epoch_moved()?;
-        Ok(Ok(Granted::default()))
-    }
-
-    /// Destroys what a notice held, and records how it ended. A recipient of data that is still there
-    /// is noted with it.
-    fn settle(&mut self, notice: NoticeId, outcome: NoticeOutcome) -> Result<Answer, WriterError> {
-        let store = Arc::clone(&self.store);
-        let Some(view) = store.views.notice(notice).map_err(StoreError::from)? else {
-            return Ok(Err(Rejection::NoticeNotFound));
-        };
-        match store.event(view.created).map(|stored| stored.event) {
-            Ok(Event::NoticeCreated { notice, .. }) => {
-                let told = SubjectCommand::Told { recipient: notice.recipient, outcome };
-                let (answer, _) = oneshot::channel();
-                // An erased person has no record to note it in.
-                self.commit(&[Job { request: Request::Subject(notice.subject, told), answer }])?;
-            }
-            Ok(_) => return Err(StoreError::Mismatch(view.created).into()),
-            // It was done before the last process ended.
-            Err(StoreError::Erased(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if let Some(key) = store.vault.find(&KeyName::Notice(notice)) {
-            store.vault.destroy(&[key], &mut *self.rng).map_err(StoreError::from)?;
-        }
-        self.record(&Event::NoticeSettled { notice, outcome, at: self.clock.now() })?;
-        Ok(Ok(Granted::default()))
-    }
-
-    /// Records what happened on each day before this one since it was last counted.
-    fn close_days(&mut self, before: Day) -> Result<(), WriterError> {
-        let mut counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
-        counted.retain(|day, _| *day < before);
-        let at = self.clock.now();
-        for (day, counts) in counted {
-            for counts in counts.chunks(PRODUCTS_A_RECORD) {
-                self.record(&Event::DayClosed { day, counts: counts.to_vec(), at })?;
-            }
-        }
-        Ok(())
-    }
-
-    fn epoch_moved(&mut self) -> Result<(), WriterError> {
-        let (epoch, at) = (self.store.vault.epoch(), self.clock.now());
-        self.record(&Event::EpochMoved { epoch, at })
-    }
-
-    /// Appends an event that nobody asked for.
-    fn record(&mut self, event: &Event) -> Result<(), WriterError> {
-        loop {
-            let key = NewKey { name: KeyName::System, tag: None };
-            let plan =
-                Plan { events: vec![Planned { event: event.clone(), key }], ..Plan::default() };
-            let records = self.seal(&plan.events)?;
-            if self.append(&records)? {
-                return self.publish(plan, &records).map(drop);
-            }
-            self.catch_up()?;
-        }
     }
 
     /// Decides and appends until no other writer gets in between.

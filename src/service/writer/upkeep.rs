@@ -1,0 +1,137 @@
+//! What the writer does beyond deciding and appending: it carries erasures to their end, moves the
+//! vault to new epochs, ends notices, and counts days. Each is an append of its own.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{Answer, Granted, Job, Plan, Planned, Request, Writer, WriterError};
+use crate::domain::{
+    Day, ErasureId, ErasureReason, Event, NoticeId, NoticeOutcome, Rejection, State,
+    SubjectCommand, SubjectId,
+};
+use crate::service::erasure;
+use crate::service::store::StoreError;
+use crate::vault::{KeyName, NewKey, VaultError};
+
+/// How many products' counts fit a record.
+const PRODUCTS_A_RECORD: usize = 10;
+
+impl Writer {
+    /// Carries to its end what the last process began.
+    pub(super) fn recover(&mut self) -> Result<(), WriterError> {
+        let store = Arc::clone(&self.store);
+        let views = &store.views;
+        for erasure in views.pending_erasures().map_err(StoreError::from)? {
+            let Some(view) = views.erasure(erasure).map_err(StoreError::from)? else { continue };
+            if view.erased.is_none() {
+                let Event::ErasureBegun { reason, .. } = store.event(view.begun)?.event else {
+                    return Err(StoreError::Mismatch(view.begun).into());
+                };
+                self.finish_erasure(erasure, view.subject, reason)?;
+            }
+        }
+        if store.vault.epoch() > views.epoch().map_err(StoreError::from)? {
+            self.epoch_moved()?;
+        }
+        Ok(())
+    }
+
+    /// Destroys the keys, and records that they are.
+    pub(super) fn finish_erasure(
+        &mut self,
+        erasure: ErasureId,
+        subject: SubjectId,
+        reason: ErasureReason,
+    ) -> Result<(), WriterError> {
+        // What is erased must have been counted.
+        self.close_days(Day(i32::MAX))?;
+        let now = self.clock.now();
+        let store = Arc::clone(&self.store);
+        let keys = match reason {
+            ErasureReason::Request => {
+                let keys = erasure::keys(&store, subject)?;
+                keys.into_iter().map(|(_, slot)| slot).collect()
+            }
+            ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
+            ErasureReason::Retention => erasure::expired_keys(&store, &self.policy, subject, now)?,
+        };
+        let records = erasure::records_under(&store, subject, &keys)?;
+        store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
+        self.state = State::default();
+        let epoch = store.vault.epoch();
+        self.record(&Event::DataErased { erasure, subject, reason, records, epoch, at: now })
+    }
+
+    pub(super) fn move_epoch(&mut self) -> Result<Answer, WriterError> {
+        match self.store.vault.move_epoch(&mut *self.rng) {
+            Ok(()) => {}
+            Err(VaultError::FixedMasterKey) => return Ok(Err(Rejection::MasterKeyFixed)),
+            Err(error) => return Err(StoreError::from(error).into()),
+        }
+        self.epoch_moved()?;
+        Ok(Ok(Granted::default()))
+    }
+
+    fn epoch_moved(&mut self) -> Result<(), WriterError> {
+        let (epoch, at) = (self.store.vault.epoch(), self.clock.now());
+        self.record(&Event::EpochMoved { epoch, at })
+    }
+
+    /// Destroys what a notice held, and records how it ended. A recipient of data that is still there
+    /// is noted with it.
+    pub(super) fn settle(
+        &mut self,
+        notice: NoticeId,
+        outcome: NoticeOutcome,
+    ) -> Result<Answer, WriterError> {
+        let store = Arc::clone(&self.store);
+        let Some(view) = store.views.notice(notice).map_err(StoreError::from)? else {
+            return Ok(Err(Rejection::NoticeNotFound));
+        };
+        match store.event(view.created).map(|stored| stored.event) {
+            Ok(Event::NoticeCreated { notice, .. }) => {
+                let told = SubjectCommand::Told { recipient: notice.recipient, outcome };
+                let (answer, _) = oneshot::channel();
+                // An erased person has no record to note it in.
+                self.commit(&[Job { request: Request::Subject(notice.subject, told), answer }])?;
+            }
+            Ok(_) => return Err(StoreError::Mismatch(view.created).into()),
+            // It was done before the last process ended.
+            Err(StoreError::Erased(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(key) = store.vault.find(&KeyName::Notice(notice)) {
+            store.vault.destroy(&[key], &mut *self.rng).map_err(StoreError::from)?;
+        }
+        self.record(&Event::NoticeSettled { notice, outcome, at: self.clock.now() })?;
+        Ok(Ok(Granted::default()))
+    }
+
+    /// Records what happened on each day before this one since it was last counted.
+    pub(super) fn close_days(&mut self, before: Day) -> Result<(), WriterError> {
+        let mut counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
+        counted.retain(|day, _| *day < before);
+        let at = self.clock.now();
+        for (day, counts) in counted {
+            for counts in counts.chunks(PRODUCTS_A_RECORD) {
+                self.record(&Event::DayClosed { day, counts: counts.to_vec(), at })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends an event that nobody asked for.
+    fn record(&mut self, event: &Event) -> Result<(), WriterError> {
+        loop {
+            let key = NewKey { name: KeyName::System, tag: None };
+            let plan =
+                Plan { events: vec![Planned { event: event.clone(), key }], ..Plan::default() };
+            let records = self.seal(&plan.events)?;
+            if self.append(&records)? {
+                return self.publish(plan, &records).map(drop);
+            }
+            self.catch_up()?;
+        }
+    }
+}
