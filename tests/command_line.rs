@@ -128,6 +128,73 @@ fn a_license_goes_its_way_from_issue_to_export() {
 }
 
 #[test]
+fn a_request_goes_its_way_from_opening_to_a_final_erasure() {
+    let place = Place::new();
+    let server = place.start();
+    let issue = ["license", "issue", "--email", ADA, "--product", "App", "--seats", "1"];
+    let key = text(&place, &issue).trim().to_owned();
+    let receipt = place.beside("receipt");
+    let receipt = receipt.to_str().unwrap();
+    text(&place, &["activate", "--email", ADA, "--key", &key, "--receipt", receipt]);
+    let privacy = |arguments: &[&str]| json(&place, &[&["privacy"], arguments].concat());
+    let open = |kind: &str| {
+        let opened = ["privacy", "request", "open", "--email", ADA, "--kind", kind];
+        text(&place, &opened).trim().to_owned()
+    };
+
+    let access = open("access");
+    assert_eq!(privacy(&["request", "show", &access])["email"], ADA);
+    let verified = privacy(&["request", "verify", &access, "--receipt", receipt]);
+    assert_eq!(verified["verified"], true);
+    let zip = place.beside("ada.zip");
+    let fulfil = ["request", "fulfil", &access, "--out", zip.to_str().unwrap()];
+    assert_eq!(privacy(&fulfil)["state"], "fulfilled");
+    assert_eq!(exported_data(&zip)["subject"]["email"]["value"], ADA);
+
+    let objection = open("objection");
+    let extended = privacy(&["request", "extend", &objection, "--reason", "many"]);
+    assert_eq!(extended["extended"], true);
+    let refuse = ["request", "refuse", &objection, "--reason", "no", "--evidence", "letter"];
+    assert_eq!(privacy(&refuse)["state"], "refused");
+
+    let rectification = open("rectification");
+    let code = privacy(&["request", "code", &rectification])["code"].as_str().unwrap().to_owned();
+    privacy(&["request", "verify", &rectification, "--code", &code]);
+    let new = "ada.l@example.com";
+    assert_eq!(privacy(&["rectify", &rectification, "--email", new])["state"], "fulfilled");
+
+    privacy(&["disclose", "--email", new, "--recipient", "ZenDesk", "--categories", "email"]);
+    privacy(&["restrict", "--email", new, "--kind", "legal_hold"]);
+    let opened = ["privacy", "request", "open", "--email", new, "--kind", "erasure"];
+    let erasure = text(&place, &opened).trim().to_owned();
+    let listed = privacy(&["request", "list"]);
+    assert_eq!(listed["requests"][0]["request_id"], erasure.as_str());
+    privacy(&["request", "verify", &erasure, "--receipt", receipt]);
+    assert_eq!(privacy(&["request", "approve", &erasure])["approved"], true);
+    let held = place.run(&["privacy", "erase", &erasure]);
+    assert_eq!(held.status.code(), Some(3), "{held:?}");
+    privacy(&["restrict", "--email", new, "--kind", "legal_hold", "--lift"]);
+    let erased = privacy(&["erase", &erasure, "--wait"]);
+    assert_eq!(erased["records"]["activation_time"], 1);
+    assert_eq!(erased["remains"].as_array().unwrap().len(), 2, "ZenDesk is to be told");
+
+    let notice = &privacy(&["notice", "list"])["notices"][0];
+    assert_eq!((&notice["recipient"], &notice["email"]), (&"ZenDesk".into(), &new.into()));
+    privacy(&["notice", "settle", notice["notice_id"].as_str().unwrap()]);
+    assert_eq!(privacy(&["notice", "list"])["notices"].as_array().unwrap().len(), 0);
+    let id = erased["erasure_id"].as_str().unwrap();
+    assert_eq!(privacy(&["erasure", id])["remains"].as_array().unwrap().len(), 1);
+    assert_eq!(privacy(&["sweep", "--dry-run"])["subjects"], 0);
+    assert_eq!(json(&place, &["stats"])["days"].as_array().unwrap().len(), 0);
+    let gone = place.run(&["history", "--email", new]);
+    assert_eq!(gone.status.code(), Some(3), "{gone:?}");
+    let policy = place.directory().join("policy.toml");
+    assert_eq!(json(&place, &["policy", "check", policy.to_str().unwrap()])["valid"], true);
+    assert_eq!(json(&place, &["policy", "show"])["recipients"][1]["name"], "ZenDesk");
+    assert!(server.terminate().success());
+}
+
+#[test]
 fn keys_rotate_and_old_receipts_stay_good() {
     let place = Place::new();
     let server = place.start();
