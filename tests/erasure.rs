@@ -203,6 +203,16 @@ async fn a_rectified_address_keeps_the_history_and_the_old_one_finds_nothing() {
     assert_eq!(rectify(&server, &request, GRACE, "").await, Err("EMAIL_TAKEN".to_owned()));
     assert_eq!(rectify(&server, &request, new, "Ada").await, Err("NAMES_OFF".to_owned()));
     assert_eq!(rectify(&server, &request, "", "").await, Err("INVALID_FIELD".to_owned()));
+    for holds in [true, false] {
+        let kind = RestrictionKind::LegalHold.into();
+        let hold = SetRestrictionRequest { email: ADA.to_owned(), kind, holds };
+        server.privacy().set_restriction(hold).await.unwrap();
+        if holds {
+            // The old address would be erased.
+            let held = rectify(&server, &request, new, "").await;
+            assert_eq!(held, Err("LEGAL_HOLD".to_owned()));
+        }
+    }
     assert_eq!(server.history(ADA).await.unwrap().email, ADA, "nothing happened yet");
     rectify(&server, &request, new, "").await.unwrap();
     let closed = rectify(&server, &request, ADA, "").await;

@@ -224,6 +224,32 @@ async fn address_and_license_go_after_the_license_ends_and_nothing_of_others() {
 }
 
 #[tokio::test]
+async fn names_go_when_the_policy_turns_them_off() {
+    let mut world = World::new("2026-03-01");
+    let off = Arc::clone(&world.policy);
+    let on = countersign::policy::DEFAULT.replace("enabled = false", "enabled = true");
+    world.policy = Arc::new(Policy::parse(&on).unwrap());
+    let server = world.server();
+    let terms = Terms {
+        product: Product::parse("App").unwrap(),
+        seats: Seats::new(1).unwrap(),
+        expires_at: None,
+        updates_until: None,
+    };
+    let name = countersign::domain::PersonName::parse("Ada Lovelace").unwrap();
+    let nonce = Nonce::from_bytes(rand::random());
+    let issuer = staff(Role::Issuer);
+    server.issue(&issuer, email("ada"), Some(name), terms, nonce).await.unwrap();
+    assert_eq!(server.sweep(false).await.unwrap().subjects, 0);
+    drop(server);
+    world.policy = off;
+    let server = world.server();
+    let swept = server.sweep(false).await.unwrap().records;
+    assert_eq!(swept, std::collections::BTreeMap::from([(Category::Name, 1)]));
+    assert_eq!(shown(&server, "ada").await, Some(0));
+}
+
+#[tokio::test]
 async fn an_address_does_not_outlive_all_licenses_however_short_they_are_kept() {
     let world = World::with_policy("2026-03-01", "[category.license]\nretention_days = 30\n");
     let server = world.server();

@@ -199,6 +199,10 @@ pub(super) fn decide(
         SubjectCommand::Rectify { request, erasure, email, name, notices, by } => {
             let open = of_kind(state, id, *request, RequestKind::Rectification)?;
             open.may_be_fulfilled(false)?;
+            // What is replaced is erased.
+            if subject.held {
+                return Err(Rejection::LegalHold);
+            }
             let mut events = created(notices);
             if let Some(email) = email {
                 events.push(Event::EmailRecorded { subject: id, email: email.clone(), at: now });

@@ -91,7 +91,10 @@ pub(super) fn expired_keys(
     for (name, slot) in store.vault.of_subject(subject) {
         let is_expired = match name {
             KeyName::Identity(_) => is_over_for(Category::Email),
-            KeyName::Name(_) => is_over_for(Category::Name),
+            // Names that were stored go when the policy does not let names be stored any more.
+            KeyName::Name(_) => {
+                policy.category(Category::Name).is_none() || is_over_for(Category::Name)
+            }
             KeyName::Activations(_, year) => years.contains(&year),
             KeyName::Access(_, year) => {
                 !open_years.contains(&year)

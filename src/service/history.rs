@@ -66,11 +66,11 @@ impl Service {
         person: Person,
         purpose: Purpose,
     ) -> Result<History, ServiceError> {
+        let access = self.access(staff, purpose, Operation::GetHistory);
         let subject = match person {
-            Person::Email(email) => self.find_subject(&email)?,
+            Person::Email(email) => self.known(&email, &access).await?,
             Person::LicenseKey(key) => self.owned(&key)?.1,
         };
-        let access = self.access(staff, purpose, Operation::GetHistory);
         let shows_email = self.may_see(&access, Category::Email);
         self.record(subject, access, &[Category::License, Category::ActivationTime]).await?;
         let service = Arc::clone(self);

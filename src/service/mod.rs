@@ -21,8 +21,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::domain::{
-    Access, Actor, Category, LicenseId, Operation, Product, Purpose, RecipientName, RecordedActor,
-    Rejection, Role, SubjectCommand, SubjectId,
+    Access, Actor, Category, Email, LicenseId, LicenseKey, Operation, Product, Purpose,
+    RecipientName, RecordedActor, Rejection, Role, SubjectCommand, SubjectId,
 };
 use crate::export::BundleError;
 use crate::log::LogError;
@@ -188,6 +188,19 @@ impl Service {
         self.ask(Request::Subject(subject, command)).await.map(drop)
     }
 
+    /// The person with this address. That somebody was looked for who is not known is recorded too,
+    /// without the address.
+    async fn known(&self, email: &Email, access: &Access) -> Result<SubjectId, ServiceError> {
+        match self.find_subject(email) {
+            Ok(subject) => Ok(subject),
+            Err(rejection) => {
+                let record = SubjectCommand::RecordAccess(access.clone());
+                self.ask(Request::Subject(SubjectId::NOBODY, record)).await?;
+                Err(rejection.into())
+            }
+        }
+    }
+
     /// Whether a person's data may be used for this purpose: under restriction it may for few.
     fn usable(&self, subject: SubjectId, purpose: Purpose) -> Result<(), ServiceError> {
         let restricted = self.store.views.subject(subject)?.is_some_and(|known| known.restricted);
@@ -198,13 +211,13 @@ impl Service {
     }
 
     /// The license with this key.
-    fn find_license(&self, key: &crate::domain::LicenseKey) -> Result<LicenseId, Rejection> {
+    fn find_license(&self, key: &LicenseKey) -> Result<LicenseId, Rejection> {
         let tag = self.store.vault.tag_key().license_key(key);
         self.store.vault.license_by_key(&tag).ok_or(Rejection::LicenseNotFound)
     }
 
     /// The person with this address.
-    fn find_subject(&self, email: &crate::domain::Email) -> Result<SubjectId, Rejection> {
+    fn find_subject(&self, email: &Email) -> Result<SubjectId, Rejection> {
         let tag = self.store.vault.tag_key().email(email);
         self.store.vault.subject_by_email(&tag).ok_or(Rejection::SubjectNotFound)
     }

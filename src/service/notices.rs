@@ -44,13 +44,13 @@ impl Service {
         }
         let categories = if categories.is_empty() { known.data.clone() } else { categories };
         let recipient = RecipientName::parse(recipient).ok_or(Rejection::RecipientUnknown)?;
-        let subject = self.find_subject(email)?;
         let purpose = match staff.role {
             Role::Issuer => Purpose::LicenseAdministration,
             _ => Purpose::CustomerSupport,
         };
-        self.usable(subject, purpose)?;
         let by = self.access(staff, purpose, Operation::RecordDisclosure);
+        let subject = self.known(email, &by).await?;
+        self.usable(subject, purpose)?;
         let at = at.unwrap_or_else(|| self.clock.now());
         let disclose = SubjectCommand::Disclose { recipient, categories, at, by };
         self.ask(Request::Subject(subject, disclose)).await.map(drop)

@@ -295,8 +295,8 @@ impl Service {
         kind: RestrictionKind,
         holds: bool,
     ) -> Result<(), ServiceError> {
-        let subject = self.find_subject(email)?;
         let by = self.access(staff, Purpose::AccessRequest, Operation::SetRestriction);
+        let subject = self.known(email, &by).await?;
         let restrict = SubjectCommand::Restrict { kind, holds, by };
         self.ask(Request::Subject(subject, restrict)).await.map(drop)
     }

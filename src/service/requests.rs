@@ -80,10 +80,10 @@ impl Service {
         kind: RequestKind,
         received_at: Option<Timestamp>,
     ) -> Result<RequestDetails, ServiceError> {
-        let subject = self.find_subject(email)?;
         let request = RequestId::from_bytes(rand::random());
         let received_at = received_at.unwrap_or_else(|| self.clock.now());
         let by = self.by(staff, request, Operation::OpenRequest);
+        let subject = self.known(email, &by.access).await?;
         let open = SubjectCommand::OpenRequest { request, kind, received_at, by };
         self.ask(Request::Subject(subject, open)).await?;
         self.request_details(request)
