@@ -111,9 +111,9 @@ fn a_license_goes_its_way_from_issue_to_export() {
     let sealed = export["accesses"][1]["sealed_actor"].as_str().unwrap();
     let [first, second] = [1, 2].map(|n| place.directory().join(format!("keys/actor-{n}.key")));
     let [first, second] = [first.to_str().unwrap(), second.to_str().unwrap()];
-    let open = ["privacy", "actor", sealed, "--keys", first, second];
+    let open = ["privacy", "actor", "--sealed", sealed, "--keys", first, second];
     assert_eq!(text(&place, &open).trim(), "dev-support");
-    let one = place.run(&["privacy", "actor", sealed, "--keys", first, first]);
+    let one = place.run(&["privacy", "actor", "--sealed", sealed, "--keys", first, first]);
     assert_eq!(one.status.code(), Some(1), "{one:?}");
     assert_eq!(export["accesses"][1]["role"], "support");
     assert_eq!(export["accesses"][1]["purpose"], "customer_support");

@@ -384,6 +384,8 @@ async fn counts_outlive_what_they_count_and_small_ones_are_not_told() {
         );
         let day = Day::parse("2026-03-02").unwrap();
         assert_eq!(server.statistics(day..=day).await.unwrap().len(), 1);
+        let backwards = day..=Day(day.0 - 1);
+        assert_eq!(server.statistics(backwards).await.unwrap().len(), 0);
     }
 }
 

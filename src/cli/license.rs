@@ -59,7 +59,7 @@ pub(super) enum LicenseCommand {
     /// End an activation, so that its seat can be used again
     FreeSeat {
         /// As `history` shows it, and a receipt's `jti`
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", allow_hyphen_values = true)]
         activation: String,
         #[command(flatten)]
         connect: Connect,

@@ -1,15 +1,38 @@
 //! What commands print: for people, or as JSON.
 
+use std::io::{self, Write as _};
+
 use serde_json::{Value, json};
 
 use crate::proto::v1;
 
 /// Prints a value: as JSON, or as the text for people.
 pub(super) fn print(as_json: bool, value: &Value, text: impl FnOnce() -> String) {
-    if as_json {
-        println!("{value:#}");
-    } else {
-        println!("{}", text());
+    let text = if as_json { format!("{value:#}") } else { text() };
+    let printed = writeln!(io::stdout(), "{text}");
+    // Whoever reads may have seen enough.
+    if let Err(error) = printed.or_else(not_broken_pipe) {
+        eprintln!("countersign: the output cannot be written: {error}");
+    }
+}
+
+fn not_broken_pipe(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}
+
+/// An id in hex: unlike base64url, it never begins like an option.
+pub(super) fn hex(id: &[u8]) -> String {
+    id.iter().fold(String::with_capacity(2 * id.len()), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// The id of such a text.
+pub(super) fn from_hex(text: &str) -> anyhow::Result<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    let pairs = digits.as_ref().map(|digits| digits.as_chunks::<2>());
+    match pairs {
+        Some((pairs, [])) => Ok(pairs.iter().map(|[high, low]| high << 4 | low).collect()),
+        _ => anyhow::bail!("the id is not hexadecimal; copy it from where it was shown"),
     }
 }
 

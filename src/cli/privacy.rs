@@ -12,7 +12,7 @@ use super::client::Connect;
 use super::directory::Directory;
 use super::export::{save, whose_request};
 use super::license::moment;
-use super::output::{print, time};
+use super::output::{from_hex as id, hex, print, time};
 use crate::domain::{Role, SealedActor};
 use crate::proto::v1;
 use crate::proto::v1::privacy_service_client::PrivacyServiceClient;
@@ -102,6 +102,7 @@ pub(super) enum PrivacyCommand {
     /// Read the name of a member of staff that an access record holds; takes both keys
     Actor {
         /// As an export shows it
+        #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
         sealed: String,
         /// The two private keys
         #[arg(long, value_name = "FILE", num_args = 2, required = true)]
@@ -273,7 +274,10 @@ impl PrivacyCommand {
             }
             Self::Notice(command) => command.run(directory, as_json).await,
             Self::Actor { sealed, keys } => {
-                let sealed = SealedActor::from_bytes(id(&sealed)?);
+                let sealed = BASE64URL.decode(sealed);
+                let sealed =
+                    sealed.context("--sealed is not base64url; copy it from the export")?;
+                let sealed = SealedActor::from_bytes(sealed);
                 let key = |path: &PathBuf| {
                     let text = zeroize::Zeroizing::new(super::activation::read(path)?);
                     let key = ActorKey::parse(&text);
@@ -343,7 +347,7 @@ impl RequestCommand {
                 let mut client = client(directory, &connect).await?;
                 let request = client.open_request(open).await?.into_inner().request;
                 let request = request.context(NO_REQUEST)?;
-                print(as_json, &request_json(&request), || BASE64URL.encode(&request.request_id));
+                print(as_json, &request_json(&request), || hex(&request.request_id));
                 return Ok(());
             }
             Self::List { connect } => {
@@ -441,10 +445,6 @@ async fn client(
     Ok(PrivacyServiceClient::new(connect.staff(directory, Role::Privacy).await?))
 }
 
-fn id(text: &str) -> anyhow::Result<Vec<u8>> {
-    BASE64URL.decode(text).context("the id is not base64url; copy it from where it was shown")
-}
-
 fn show_request(request: Option<&v1::Request>, as_json: bool) -> anyhow::Result<()> {
     let request = request.context(NO_REQUEST)?;
     print(as_json, &request_json(request), || request_text(request));
@@ -453,7 +453,7 @@ fn show_request(request: Option<&v1::Request>, as_json: bool) -> anyhow::Result<
 
 fn request_json(request: &v1::Request) -> Value {
     json!({
-        "request_id": BASE64URL.encode(&request.request_id),
+        "request_id": hex(&request.request_id),
         "kind": kind(request),
         "state": state(request),
         "received_at": time(request.received_at.as_ref()),
@@ -479,7 +479,7 @@ fn request_text(request: &v1::Request) -> String {
     }
     format!(
         "{}  {}  {}  {}\n  received {}, due {} (GDPR), {} (Swiss)",
-        BASE64URL.encode(&request.request_id),
+        hex(&request.request_id),
         kind(request),
         state(request),
         notes.join(", "),
@@ -513,7 +513,7 @@ fn state(request: &v1::Request) -> &'static str {
 fn show_erasure(erasure: Option<&v1::Erasure>, as_json: bool) -> anyhow::Result<()> {
     let erasure =
         erasure.context("the server answered without an erasure; is it of another version?")?;
-    let id = BASE64URL.encode(&erasure.erasure_id);
+    let id = hex(&erasure.erasure_id);
     let value = json!({
         "erasure_id": id,
         "erased_at": time(erasure.erased_at.as_ref()),
@@ -556,7 +556,7 @@ fn records_text(records: &[v1::CategoryCount]) -> String {
 
 fn notice_json(notice: &v1::Notice) -> Value {
     json!({
-        "notice_id": BASE64URL.encode(&notice.notice_id),
+        "notice_id": hex(&notice.notice_id),
         "recipient": notice.recipient,
         "email": notice.email,
         "erased": notice.erased,
@@ -573,10 +573,5 @@ fn notice_text(notice: &v1::Notice) -> String {
         (false, email) => format!("the address is {email}"),
     };
     let how = if notice.has_webhook { ", by webhook" } else { "" };
-    format!(
-        "{}  tell {}{how}: {}: {what}",
-        BASE64URL.encode(&notice.notice_id),
-        notice.recipient,
-        notice.email,
-    )
+    format!("{}  tell {}{how}: {}: {what}", hex(&notice.notice_id), notice.recipient, notice.email)
 }

@@ -1,6 +1,7 @@
 //! Recipients of data: who got what, and that they are told when it is put right or erased (GDPR
 //! Art. 19).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::store::StoreError;
@@ -59,10 +60,16 @@ impl Service {
     /// What recipients are still to be told, for staff. They see the addresses.
     pub async fn notices(&self, staff: &Staff) -> Result<Vec<NoticeDetails>, ServiceError> {
         let notices = self.waiting_notices()?;
-        // Who is erased has no record to note it in.
-        let access = self.access(staff, Purpose::AccessRequest, Operation::ListNotices);
-        let record = SubjectCommand::RecordAccess(access);
-        self.ask(Request::Subject(SubjectId::NOBODY, record)).await?;
+        let subjects: HashSet<SubjectId> =
+            notices.iter().map(|details| details.notice.subject).collect();
+        for subject in subjects {
+            // Who is erased has no record to note it in.
+            let is_there = self.store.views.subject(subject)?.is_some();
+            let subject = if is_there { subject } else { SubjectId::NOBODY };
+            let access = self.access(staff, Purpose::AccessRequest, Operation::ListNotices);
+            let record = SubjectCommand::RecordAccess(access);
+            self.ask(Request::Subject(subject, record)).await?;
+        }
         Ok(notices)
     }
 

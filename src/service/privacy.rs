@@ -268,7 +268,7 @@ impl Service {
             let certificate = Certificate {
                 iss: &self.settings.issuer,
                 iat: final_at.as_seconds(),
-                jti: BASE64URL.encode(id.as_bytes()),
+                jti: format!("{:032x}", u128::from_be_bytes(*id.as_bytes())),
                 erased_at: erased_at.as_seconds(),
                 reason: reason.name(),
                 records: counts.collect(),

@@ -296,6 +296,9 @@ impl Views {
         prefix: &[u8],
         days: RangeInclusive<Day>,
     ) -> Result<BTreeMap<Day, ProductCounts>, ViewsError> {
+        if days.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let (first, last) = days.into_inner();
         let range = row::counts(prefix, first, "")..row::counts(prefix, last, "\u{7F}");
         let mut days: BTreeMap<Day, ProductCounts> = BTreeMap::new();
