@@ -230,13 +230,17 @@ fn table<const N: usize>(
     if rows.len() == 0 {
         return "<p>None.</p>\n".to_owned();
     }
-    let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")).collect();
     let rows: String = rows
         .map(|row| {
-            let cells: String = row.iter().map(|cell| format!("<td>{cell}</td>")).collect();
+            // On a narrow screen each cell says what it is.
+            let cells = heads.iter().zip(&row);
+            let cells: String = cells
+                .map(|(head, cell)| format!("<td data-label=\"{head}\"><span>{cell}</span></td>"))
+                .collect();
             format!("<tr>{cells}</tr>\n")
         })
         .collect();
+    let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{head}</th>")).collect();
     format!(
         "<div class=\"scroll\"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n\
          </table></div>\n"
@@ -292,7 +296,11 @@ fn categories(document: &Document) -> String {
             esc(&category.source).to_string(),
             esc(&category.legal_basis).to_string(),
             format!("{} days from {}", category.retention_days, esc(&category.retained_from)),
-            esc(info.recipients.join(", ")).to_string(),
+            if info.recipients.is_empty() {
+                "nobody".to_owned()
+            } else {
+                esc(info.recipients.join(", ")).to_string()
+            },
         ]
     });
     format!(
