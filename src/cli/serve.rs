@@ -190,9 +190,8 @@ const SWEEP_EVERY: u32 = 144;
 /// What the policy asks for without anyone asking: that erasures are final within a day, and that
 /// nothing is kept for longer than it says.
 async fn upkeep(service: Arc<Service>) {
+    // The first tick is at once: what waited while the server did not run waits no longer.
     let mut timer = tokio::time::interval(UPKEEP);
-    // The first tick is at once.
-    timer.tick().await;
     for round in 0u32.. {
         timer.tick().await;
         if let Err(error) = service.finish_erasures().await {
@@ -204,7 +203,7 @@ async fn upkeep(service: Arc<Service>) {
         if let Err(error) = service.count_days().await {
             tracing::warn!("days are not counted yet: {error}");
         }
-        if round % SWEEP_EVERY == 0 {
+        if round % SWEEP_EVERY == 1 {
             match service.sweep(false).await {
                 Ok(swept) => tracing::info!(persons = swept.subjects, "the retention was swept"),
                 Err(error) => tracing::warn!("the retention sweep stopped: {error}"),
