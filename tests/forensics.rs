@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -300,7 +300,8 @@ fn holds_id(needle: &[u8], target: &Target) -> bool {
 /// One record of each data key that a person's records are sealed under.
 fn headers_of(records: &[(Position, Vec<u8>)], keys: &[[u8; 32]], email: &str) -> Vec<Header> {
     let mut subject = None;
-    let mut by_slot = std::collections::BTreeMap::new();
+    let mut by_slot = BTreeMap::new();
+    let mut owners = BTreeMap::new();
     for (position, bytes) in records {
         let (header, sealed) = record::decode(bytes, *position).unwrap();
         for key in keys {
@@ -315,9 +316,12 @@ fn headers_of(records: &[(Position, Vec<u8>)], keys: &[[u8; 32]], email: &str) -
                     }
                     Some(id)
                 }
-                Event::LicenseIssued { subject, .. } | Event::AccessRecorded { subject, .. } => {
+                Event::LicenseIssued { license, subject, .. } => {
+                    owners.insert(license, subject);
                     Some(subject)
                 }
+                Event::Activated { license, .. } => owners.get(&license).copied(),
+                Event::AccessRecorded { subject, .. } => Some(subject),
                 _ => None,
             };
             if subject.is_some() && owner == subject {
@@ -355,7 +359,7 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
     let keys: Vec<[u8; 32]> = slots.iter().map(|slot| slot[19..51].try_into().unwrap()).collect();
     let erased_headers: Vec<Header> =
         ERASED.iter().flat_map(|email| headers_of(&all_records, &keys, email)).collect();
-    assert!(erased_headers.len() >= 9, "an address, a license and accesses of each");
+    assert_eq!(erased_headers.len(), 12, "address, license, activations and accesses of each");
 
     // One is erased with a wait, one without, one keeps the license.
     let server = place.start();

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use super::erasure::{expired_keys, keys, positions, records_under};
 use super::requests::RequestDetails;
@@ -102,6 +103,9 @@ pub type Pieces = mpsc::Receiver<Result<Vec<u8>, ServiceError>>;
 const PIECE_BYTES: usize = 32 * 1024;
 /// How many pieces may wait for whoever reads them.
 const PIECES: usize = 4;
+/// An answer begins after this, in which that of most persons is made: that nothing is held takes no
+/// other time.
+const EVEN: Duration = Duration::from_millis(10);
 
 /// Sends what is written, a piece at a time, and waits where nobody takes it.
 struct PieceWriter {
@@ -156,6 +160,7 @@ impl Service {
         let stored: Vec<Category> =
             self.settings.policy.categories.iter().map(|category| category.name).collect();
         self.record(subject, access, &stored).await?;
+        let even = Instant::now() + EVEN;
         let (pieces, receiver) = mpsc::channel(PIECES);
         let service = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
@@ -165,6 +170,7 @@ impl Service {
                 let _ = out.pieces.blocking_send(Err(error));
             }
         });
+        sleep_until(even).await;
         Ok(receiver)
     }
 
