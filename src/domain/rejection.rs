@@ -97,6 +97,9 @@ pub enum Rejection {
     /// The policy names no such recipient.
     #[error("the policy names no such recipient; `countersign policy show` lists them")]
     RecipientUnknown,
+    /// The vault could not be prepared for a new master key.
+    #[error("the vault cannot move to a new master key now; its operator has been told")]
+    EpochNotMoved,
     /// The master key is not the server's to replace.
     #[error("the master key is a credential of the system; the operator must replace it")]
     MasterKeyFixed,
@@ -135,6 +138,7 @@ impl Rejection {
             Self::NoticeNotFound => "NOTICE_NOT_FOUND",
             Self::RecipientMayNotHave => "RECIPIENT_MAY_NOT_HAVE",
             Self::RecipientUnknown => "RECIPIENT_UNKNOWN",
+            Self::EpochNotMoved => "EPOCH_NOT_MOVED",
             Self::MasterKeyFixed => "MASTER_KEY_FIXED",
         }
     }

@@ -100,6 +100,7 @@ fn code(rejection: &Rejection) -> Code {
         | Rejection::NotExported
         | Rejection::NamesOff
         | Rejection::RecipientMayNotHave
+        | Rejection::EpochNotMoved
         | Rejection::MasterKeyFixed => Code::FailedPrecondition,
         Rejection::NonceReused | Rejection::EmailTaken => Code::AlreadyExists,
     }

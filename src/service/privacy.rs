@@ -244,7 +244,10 @@ impl Service {
         if wait {
             match self.ask(Request::MoveEpoch).await {
                 // The answer says that it is not final.
-                Ok(_) | Err(ServiceError::Rejected(Rejection::MasterKeyFixed)) => {}
+                Ok(_)
+                | Err(ServiceError::Rejected(
+                    Rejection::MasterKeyFixed | Rejection::EpochNotMoved,
+                )) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -353,8 +353,12 @@ impl Vault for FileVault {
         let mut ledger = self.changing();
         let next = MasterKey::of_epoch(self.epoch().checked_add(1).ok_or(VaultError::Full)?, rng);
         let wrap = Wrap::new(&next);
-        master_key.stage(&next)?;
-        let file = self.read().rewrap(&wrap, &staged(vault), rng)?;
+        // Until the vault is exchanged, what is there of the next epoch is removed at the next start.
+        let mut prepare = || {
+            master_key.stage(&next)?;
+            self.read().rewrap(&wrap, &staged(vault), rng)
+        };
+        let file = prepare().map_err(|error| VaultError::NotMoved(Box::new(error)))?;
         fs::rename(staged(vault), vault)?;
         sync_parent(vault)?;
         master_key.commit()?;

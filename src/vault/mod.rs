@@ -119,7 +119,8 @@ pub trait Vault: Send + Sync {
     fn epoch(&self) -> u32;
 
     /// Moves to a new master key and destroys the old one: copies of the vault that are older open
-    /// nothing from here on.
+    /// nothing from here on. [`VaultError::FixedMasterKey`] and [`VaultError::NotMoved`] leave all as it
+    /// was.
     fn move_epoch(&self, rng: &mut dyn CryptoRng) -> Result<(), VaultError>;
 }
 
@@ -168,6 +169,9 @@ pub enum VaultError {
     /// The master key is not ours to replace.
     #[error("the master key is a credential of the system, which the server cannot replace")]
     FixedMasterKey,
+    /// The vault could not be prepared for another master key. It is as it was.
+    #[error("the vault cannot move to a new master key: {0}; it goes on with the old one")]
+    NotMoved(Box<VaultError>),
     /// The master key cannot be read.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),

@@ -67,6 +67,10 @@ impl Writer {
         match self.store.vault.move_epoch(&mut *self.rng) {
             Ok(()) => {}
             Err(VaultError::FixedMasterKey) => return Ok(Err(Rejection::MasterKeyFixed)),
+            Err(error @ VaultError::NotMoved(_)) => {
+                tracing::error!("{error}");
+                return Ok(Err(Rejection::EpochNotMoved));
+            }
             Err(error) => return Err(StoreError::from(error).into()),
         }
         self.epoch_moved()?;

@@ -325,6 +325,24 @@ fn a_move_to_a_new_epoch_that_stops_at_any_step_is_whole_or_undone() {
 }
 
 #[test]
+fn a_vault_that_cannot_move_stays_as_it_is() {
+    let (place, _, kept) = populated();
+    let vault = place.open().unwrap();
+    let key = vault.key(kept).unwrap();
+    // Where the next vault would be written is a directory.
+    fs::create_dir(staged(&place.path)).unwrap();
+    let refused = vault.move_epoch(&mut rand::rng());
+    assert!(matches!(refused, Err(VaultError::NotMoved(_))));
+    assert_eq!(vault.epoch(), 1);
+    let added = vault.create(&[identity(7)], &mut rand::rng()).unwrap()[0];
+    fs::remove_dir(staged(&place.path)).unwrap();
+    let again = place.open().unwrap();
+    assert_eq!(again.key(kept).unwrap().expose(), key.expose());
+    again.move_epoch(&mut rand::rng()).unwrap();
+    again.key(added).unwrap();
+}
+
+#[test]
 fn a_master_key_that_is_a_credential_is_not_replaced() {
     let (place, ..) = populated();
     let places = Places {
