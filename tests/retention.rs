@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use countersign::domain::{
     Actor, Binding, Category, Day, Email, LicenseKey, Nonce, NoticeOutcome, Operation, Product,
-    Purpose, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms, Timestamp,
+    Purpose, RequestId, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms, Timestamp,
 };
-use countersign::log::memory::MemoryLog;
+use countersign::log::memory::{Fault, MemoryLog};
 use countersign::policy::Policy;
 use countersign::receipt::KeyRing;
 use countersign::seal::actor::{ActorKey, ActorSeal};
@@ -293,12 +293,37 @@ async fn nothing_expires_under_a_restriction_or_a_legal_hold() {
     }
 }
 
-async fn erase(server: &Service, name: &str) -> countersign::service::privacy::ErasureDetails {
+/// Opens a request, and verifies the person.
+async fn verified(server: &Service, name: &str, kind: RequestKind) -> RequestId {
     let officer = staff(Role::Privacy);
-    let opened = server.open_request(&officer, &email(name), RequestKind::Erasure, None).await;
-    let id = opened.unwrap().id;
+    let id = server.open_request(&officer, &email(name), kind, None).await.unwrap().id;
     let (code, _) = server.issue_code(&officer, id).await.unwrap();
     server.verify_identity(&officer, id, Proof::Code(code)).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn what_a_server_left_half_done_is_ended_before_the_next_one_serves() {
+    let world = World::new("2026-03-01");
+    let server = world.server();
+    issue(&server, "old", None).await;
+    let id = verified(&server, "old", RequestKind::Rectification).await;
+    // That it begins is appended; what comes next is not.
+    for fault in [None, Some(Fault::Failed)] {
+        world.log.inject(fault);
+    }
+    let rectified = server.rectify(&staff(Role::Privacy), id, Some(email("new")), None).await;
+    assert!(matches!(rectified, Err(ServiceError::Stopped)));
+    let tag = |name| world.vault.tag_key().email(&email(name));
+    assert!(world.vault.subject_by_email(&tag("old")).is_some());
+    let next = world.server();
+    assert!(world.vault.subject_by_email(&tag("old")).is_none());
+    assert_eq!((shown(&next, "old").await, shown(&next, "new").await), (None, Some(0)));
+}
+
+async fn erase(server: &Service, name: &str) -> countersign::service::privacy::ErasureDetails {
+    let officer = staff(Role::Privacy);
+    let id = verified(server, name, RequestKind::Erasure).await;
     let second = Staff { actor: Actor::parse("second").unwrap(), role: Role::Privacy };
     let approved = server.step(&second, id, RequestStep::Approved, Operation::ApproveRequest).await;
     approved.unwrap();

@@ -6,7 +6,8 @@
 //! disk access.
 //!
 //! An erasure has a batch of its own: that it begins is durable first, then the keys are destroyed,
-//! then that they are is recorded. One that was interrupted is carried to its end at the next start.
+//! then that they are is recorded. One that was interrupted is carried to its end at the next start,
+//! before anybody is served.
 //!
 //! After a failed write or sync nothing is known about the disk: the writer answers nobody any more,
 //! stops, and the process ends. What was not acknowledged may or may not have happened; a retry
@@ -61,6 +62,9 @@ pub enum WriterError {
     /// An event does not fit a record.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// The system gives it no thread.
+    #[error("the writer cannot be started: {0}; free some memory or threads, then start again")]
+    Thread(std::io::Error),
     /// A defect in this software.
     #[error("the writer panicked; this is a defect, please report it with the lines above")]
     Panicked,
@@ -91,13 +95,14 @@ pub struct Parts {
     pub policy: Arc<Policy>,
 }
 
-/// Starts the writer on a thread of its own. It stops when the last handle is gone and everything
-/// that waits is answered; the receiver then has its result.
-pub fn spawn(parts: Parts) -> std::io::Result<(WriterHandle, Stopped)> {
+/// Carries to its end what the last process began, so that nobody meets it half done, and starts the
+/// writer on a thread of its own. It stops when the last handle is gone and everything that waits is
+/// answered; the receiver then has its result.
+pub fn spawn(parts: Parts) -> Result<(WriterHandle, Stopped), WriterError> {
     let (jobs, queue) = mpsc::channel(parts.queue);
     let (stopped, result) = oneshot::channel();
     let head = parts.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
-    let writer = Writer {
+    let mut writer = Writer {
         head,
         store: parts.store,
         tree: parts.tree,
@@ -106,12 +111,14 @@ pub fn spawn(parts: Parts) -> std::io::Result<(WriterHandle, Stopped)> {
         policy: parts.policy,
         state: State::default(),
     };
-    thread::Builder::new().name("writer".to_owned()).spawn(move || {
+    writer.recover()?;
+    let run = move || {
         let run = std::panic::AssertUnwindSafe(|| writer.run(queue));
         let result = std::panic::catch_unwind(run).unwrap_or(Err(WriterError::Panicked));
         // Nobody may be left to hear it.
         let _ = stopped.send(result);
-    })?;
+    };
+    thread::Builder::new().name("writer".to_owned()).spawn(run).map_err(WriterError::Thread)?;
     Ok((WriterHandle { jobs }, result))
 }
 
@@ -159,7 +166,6 @@ struct Decision {
 
 impl Writer {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<(), WriterError> {
-        self.recover()?;
         let mut jobs = Vec::with_capacity(BATCH);
         let mut answered = 0;
         while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
