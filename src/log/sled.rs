@@ -1,6 +1,8 @@
-//! The log on sled 0.34: one tree, big-endian positions for keys, a record and a mark for a value.
+//! The log on sled 0.34: one tree of chunks. A chunk is some records of one append, each behind its
+//! length, and a mark; its key is the position of the first, big-endian. sled's cost is by the row, so
+//! that a row for each record would cost as much as all else of a full batch.
 //!
-//! An append is plain inserts and one flush, and the mark on its last record commits it. sled recovers
+//! An append is plain inserts and one flush, and the mark on its last chunk commits it. sled recovers
 //! its writes in the order in which they were made, up to the first that did not reach the disk, so
 //! that of an append that a power cut stopped a beginning may be left: it has no commit mark behind
 //! it, and is removed when the log opens. sled's own batches would do the same for one more write and
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 use ::sled::Db;
 
 use super::durability::{Flush, make_flush_durable};
+use super::record::RecordError;
 use super::{Append, Log, LogError};
 use crate::domain::Position;
 
@@ -59,9 +62,9 @@ impl SledLog {
 
     fn remove_uncommitted(&self) -> Result<(), LogError> {
         while let Some((key, value)) = self.db.last().map_err(engine)? {
-            match parts(&value)? {
-                (_, COMMIT) => break,
-                (_, MORE) => self.db.remove(key).map_err(engine)?,
+            match parts(position(&key)?, &value)?.1 {
+                COMMIT => break,
+                MORE => self.db.remove(key).map_err(engine)?,
                 _ => return Err(foreign()),
             };
         }
@@ -140,13 +143,54 @@ pub(crate) fn plain(error: io::Error) -> io::Error {
     }
 }
 
-/// The mark of an append's last record, and of those before it. No flipped bit makes one the other.
+/// The mark of an append's last chunk, and of those before it. No flipped bit makes one the other.
 const COMMIT: u8 = 0xA5;
 const MORE: u8 = 0x5A;
 
-fn parts(value: &[u8]) -> Result<(&[u8], u8), LogError> {
-    let (mark, record) = value.split_last().ok_or_else(foreign)?;
-    Ok((record, *mark))
+/// How long a chunk may get. sled moves what is longer than 128 KiB into files that it never syncs, and
+/// up to 17 chunks go into one node, which it writes as a whole.
+const CHUNK_BYTES: usize = 4096;
+
+/// A record's length stands before it.
+type Length = u16;
+
+/// Puts records together, as many as fit a chunk, with its mark still to come.
+fn chunk(records: &[Vec<u8>]) -> Result<(Vec<u8>, usize), LogError> {
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+    let mut count = 0;
+    for record in records {
+        let is_full = chunk.len() + size_of::<Length>() + record.len() >= CHUNK_BYTES;
+        if is_full && count > 0 {
+            break;
+        }
+        let length = Length::try_from(record.len()).map_err(|_| too_long())?;
+        chunk.extend_from_slice(&length.to_be_bytes());
+        chunk.extend_from_slice(record);
+        count += 1;
+    }
+    Ok((chunk, count))
+}
+
+fn too_long() -> LogError {
+    io::Error::new(io::ErrorKind::InvalidInput, "a record is longer than 65,535 bytes").into()
+}
+
+/// The records in a chunk, whose first is at `position`, and its mark.
+fn parts(position: Position, value: &[u8]) -> Result<(Vec<&[u8]>, u8), LogError> {
+    let damaged = |records: &[&[u8]]| {
+        LogError::Damaged(position.plus(records.len() as u64), RecordError::Short)
+    };
+    let mut records: Vec<&[u8]> = Vec::with_capacity(CHUNK_BYTES / 256);
+    let (&mark, mut rest) = value.split_last().ok_or_else(|| damaged(&records))?;
+    while !rest.is_empty() {
+        let record = rest.split_first_chunk().and_then(|(length, rest)| {
+            rest.split_at_checked(Length::from_be_bytes(*length).into())
+        });
+        let (record, after) = record.ok_or_else(|| damaged(&records))?;
+        records.push(record);
+        rest = after;
+    }
+    if records.is_empty() { Err(damaged(&records)) } else { Ok((records, mark)) }
 }
 
 fn foreign() -> LogError {
@@ -159,37 +203,53 @@ fn position(key: &[u8]) -> Result<Position, LogError> {
 
 impl Log for SledLog {
     fn head(&self) -> Result<Position, LogError> {
-        match self.db.last().map_err(engine)? {
-            Some((key, _)) => Ok(position(&key)?.plus(1)),
-            None => Ok(Position::ZERO),
-        }
+        let Some((key, value)) = self.db.last().map_err(engine)? else { return Ok(Position::ZERO) };
+        let first = position(&key)?;
+        Ok(first.plus(parts(first, &value)?.0.len() as u64))
     }
 
     /// The directory belongs to one process, and there the writer alone appends, so that the head
-    /// cannot move between the look at it and the batch.
+    /// cannot move between the look at it and the inserts.
     fn append(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError> {
         let head = self.head()?;
         if head != expected {
             return Ok(Append::Conflict { head });
         }
-        for (position, record) in (expected.0..).zip(records) {
-            let last = position == expected.0 + records.len() as u64 - 1;
-            let mark = if last { COMMIT } else { MORE };
-            let value = [record.as_slice(), &[mark]].concat();
-            self.db.insert(position.to_be_bytes(), value).map_err(engine)?;
+        let (mut at, mut rest) = (expected, records);
+        while !rest.is_empty() {
+            let (mut value, count) = chunk(rest)?;
+            rest = &rest[count..];
+            value.push(if rest.is_empty() { COMMIT } else { MORE });
+            self.db.insert(at.0.to_be_bytes(), value).map_err(engine)?;
+            at = at.plus(count as u64);
         }
         self.sync()?;
         Ok(Append::Appended)
     }
 
     fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
-        let mut records = Vec::new();
-        for (entry, expected) in self.db.range(from.0.to_be_bytes()..).take(limit).zip(from.0..) {
-            let (key, value) = entry.map_err(engine)?;
-            if position(&key)? != Position(expected) {
-                return Err(LogError::Gap(Position(expected)));
+        let mut records = Vec::with_capacity(limit.min(super::PAGE));
+        // The chunk that `from` is in begins at it or before.
+        let containing = self.db.range(..=from.0.to_be_bytes()).next_back();
+        let Some((key, _)) = containing.transpose().map_err(engine)? else {
+            // What there is begins later, if there is anything.
+            return if self.db.is_empty() { Ok(records) } else { Err(LogError::Gap(from)) };
+        };
+        let mut next = position(&key)?;
+        for entry in self.db.range(key..) {
+            if records.len() == limit {
+                break;
             }
-            records.push(parts(&value)?.0.to_vec());
+            let (key, value) = entry.map_err(engine)?;
+            let first = position(&key)?;
+            if first != next {
+                return Err(LogError::Gap(next.max(from)));
+            }
+            let (chunk, _) = parts(first, &value)?;
+            next = first.plus(chunk.len() as u64);
+            let skipped = usize::try_from(from.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
+            let wanted = chunk.into_iter().skip(skipped).take(limit - records.len());
+            records.extend(wanted.map(<[u8]>::to_vec));
         }
         Ok(records)
     }
@@ -241,15 +301,17 @@ mod tests {
         {
             let log = log(&place);
             assert_eq!(log.append(Position(0), &[vec![1], vec![2]]).unwrap(), Append::Appended);
-            assert_eq!(log.append(Position(2), &vec![vec![3]; 3]).unwrap(), Append::Appended);
-            log.db.remove(4u64.to_be_bytes()).unwrap();
+            let long = vec![vec![3; CHUNK_BYTES / 2]; 3];
+            assert_eq!(log.append(Position(2), &long).unwrap(), Append::Appended);
+            assert!(log.db.remove(4u64.to_be_bytes()).unwrap().is_some());
+            assert_eq!(log.head().unwrap(), Position(4));
         }
         {
             let log = log(&place);
             assert_eq!(log.read(Position(0), 9).unwrap(), [vec![1], vec![2]]);
             assert_eq!(log.append(Position(2), &[vec![4]]).unwrap(), Append::Appended);
             assert_eq!(log.read(Position(2), 9).unwrap(), [vec![4]]);
-            log.db.insert(2u64.to_be_bytes(), vec![4, COMMIT ^ 1]).unwrap();
+            log.db.insert(2u64.to_be_bytes(), vec![0, 1, 4, COMMIT ^ 1]).unwrap();
         }
         assert!(matches!(SledLog::open(&place, 1 << 20), Err(LogError::Engine(_))));
     }
@@ -260,7 +322,7 @@ mod tests {
     fn an_append_that_a_power_cut_stops_is_there_whole_or_not_at_all() {
         const SECTOR: usize = 512;
         const BEFORE: usize = 60;
-        const APPENDED: usize = 9;
+        const APPENDED: usize = 40;
         let records: Vec<Vec<u8>> =
             (0..).take(BEFORE + APPENDED).map(|byte: u8| vec![byte; 231]).collect();
         let root = tempfile::tempdir().unwrap();
@@ -343,10 +405,60 @@ mod tests {
         let place = place.path().join("log");
         SledLog::create(&place).unwrap();
         let log = log(&place);
-        assert_eq!(log.append(Position(0), &vec![vec![1]; 5]).unwrap(), Append::Appended);
-        log.db.remove(3u64.to_be_bytes()).unwrap();
-        assert!(matches!(log.read(Position(0), 9), Err(LogError::Gap(Position(3)))));
+        let long = vec![vec![1; CHUNK_BYTES / 3]; 6];
+        assert_eq!(log.append(Position(0), &long).unwrap(), Append::Appended);
+        assert_eq!(log.append(Position(6), &[vec![2]]).unwrap(), Append::Appended);
+        let removed = log.db.remove(2u64.to_be_bytes()).unwrap();
+        assert_eq!(parts(Position(2), &removed.unwrap()).unwrap().0.len(), 2);
+        assert_eq!(log.read(Position(0), 2).unwrap().len(), 2);
+        for from in [0, 1, 2] {
+            let gap = log.read(Position(from), 9);
+            assert!(matches!(gap, Err(LogError::Gap(Position(2)))), "{from}");
+        }
         assert!(matches!(log.read(Position(3), 9), Err(LogError::Gap(Position(3)))));
+        assert_eq!(log.read(Position(4), 9).unwrap().len(), 3);
+        log.db.remove(0u64.to_be_bytes()).unwrap();
+        assert!(matches!(log.read(Position(0), 9), Err(LogError::Gap(Position(0)))));
+    }
+
+    #[test]
+    fn records_of_all_lengths_read_back_from_anywhere() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().join("log");
+        SledLog::create(&place).unwrap();
+        let log = log(&place);
+        let mut rng = StdRng::seed_from_u64(2);
+        let mut records: Vec<Vec<u8>> = Vec::new();
+        while records.len() < 400 {
+            let mut batch = Vec::new();
+            for _ in 0..rng.random_range(1..60) {
+                batch.push(vec![rng.random(); rng.random_range(1..1107)]);
+            }
+            let head = Position(records.len() as u64);
+            assert_eq!(log.append(head, &batch).unwrap(), Append::Appended);
+            records.extend(batch);
+            assert_eq!(log.head().unwrap(), Position(records.len() as u64));
+        }
+        for from in 0..=records.len() {
+            let limit = rng.random_range(1..80);
+            let expected = &records[from..records.len().min(from + limit)];
+            assert_eq!(log.read(Position(from as u64), limit).unwrap(), expected, "{from}");
+        }
+        let longest = log.db.iter().values().map(|value| value.unwrap().len()).max();
+        assert!(longest.unwrap() <= CHUNK_BYTES);
+        assert!(log.append(log.head().unwrap(), &[vec![0; 70_000]]).is_err());
+    }
+
+    #[test]
+    fn a_chunk_that_ends_within_a_record_names_its_position() {
+        let (mut value, _) = chunk(&[vec![1; 10], vec![2; 10]]).unwrap();
+        value.push(COMMIT);
+        value.remove(15);
+        let damaged = parts(Position(5), &value).unwrap_err();
+        assert!(matches!(damaged, LogError::Damaged(Position(6), RecordError::Short)), "{damaged}");
+        for value in [&[][..], &[COMMIT]] {
+            assert!(matches!(parts(Position(5), value), Err(LogError::Damaged(Position(5), _))));
+        }
     }
 
     #[test]
