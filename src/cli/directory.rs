@@ -254,7 +254,7 @@ impl Directory {
             return Err(VaultError::Missing(slot).into());
         }
         // Keys that were made for records which never came to be.
-        vault.destroy_unused(|slot| counts.get(slot) > 0, &mut rand::rng())?;
+        vault.destroy_unused(|slot| counts.get(slot) > 0, tree.size(), &mut rand::rng())?;
         let views = self.views(config)?;
         let store = Store { log: Arc::new(log), vault: Arc::new(vault), views, counts };
         let store = self.trusted_views(config, store, progress)?;

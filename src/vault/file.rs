@@ -6,6 +6,7 @@
 //! To destroy a key is to say so in the ledger, durably, and then to overwrite its slot. To move to
 //! another master key is to write every slot again into another file, and to exchange the two.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -19,7 +20,7 @@ use super::ledger::{self, Entries, Ledger};
 use super::master::{KeyFile, MasterKey, sync_parent};
 use super::slot::{Content, LIVE, SLOT_BYTES, VERSION, Wrap, epoch, is_whole};
 use super::{Fingerprint, KeyName, NewKey, SlotState, Vault, VaultError, fingerprint};
-use crate::domain::{LicenseId, SubjectId};
+use crate::domain::{LicenseId, Position, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
 
@@ -53,7 +54,10 @@ struct State {
     wrap: Wrap,
     index: Index,
     /// Every slot that was destroyed, by its number.
-    destroyed: std::collections::HashSet<KeySlot>,
+    destroyed: HashSet<KeySlot>,
+    /// Free slots between others: a power cut stopped the making of several keys, of which none is
+    /// used then.
+    holes: HashSet<KeySlot>,
     /// The first slot never used.
     next: u32,
     /// How many slots the file has, all of them durable.
@@ -109,19 +113,21 @@ impl FileVault {
             file,
             wrap,
             index: Index::default(),
-            destroyed: std::collections::HashSet::new(),
+            destroyed: HashSet::new(),
+            holes: HashSet::new(),
             next: 1,
             slots: u32::try_from(slots.len()).map_err(|_| VaultError::Foreign)?,
         };
         for (number, slot) in (1..).map(KeySlot).zip(rest) {
             match state.wrap.open(number, slot)? {
-                Some(Content::Key(key, _)) => state.index.insert(number, &key)?,
+                Some(Content::Key(key, ..)) => state.index.insert(number, &key)?,
                 Some(Content::Destroyed(_)) => {
                     state.destroyed.insert(number);
                 }
                 Some(Content::TagKey(_)) => return Err(VaultError::Damaged(number)),
                 None => continue,
             }
+            state.holes.extend((state.next..number.0).map(KeySlot));
             state.next = number.0 + 1;
         }
         // What the next key's bytes would be is not for others to find in a file that is left over.
@@ -133,19 +139,26 @@ impl FileVault {
     }
 
     /// Destroys the keys that no record is sealed under: a process that made them ended before the
-    /// records were in the log. Their tags must not be found.
+    /// records were in the log. Their tags must not be found. `head` is the log's; a key that was made
+    /// later tells that records are missing.
     pub fn destroy_unused(
         &self,
         is_used: impl Fn(KeySlot) -> bool,
+        head: Position,
         rng: &mut dyn CryptoRng,
     ) -> Result<(), VaultError> {
+        let _changing = self.changing();
         let mut unused = Vec::new();
         for slot in (1..self.read().next).map(KeySlot).filter(|slot| !is_used(*slot)) {
-            if self.state(slot) == SlotState::Live && self.read().content(slot)?.is_some() {
-                unused.push(slot);
+            if let Some(Content::Key(_, key, made_at)) = self.read().content(slot)? {
+                if made_at > head {
+                    return Err(VaultError::NewerThanLog { made_at, head });
+                }
+                unused.push((slot, fingerprint(&key)));
             }
         }
-        self.destroy(&unused, rng)
+        // Nothing is lost with them that the ledger would have to keep from coming back.
+        self.write().overwrite(&unused, rng)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -193,7 +206,7 @@ impl State {
         rng: &mut dyn CryptoRng,
     ) -> Result<(), VaultError> {
         for (slot, fingerprint) in keys {
-            let Some(Content::Key(key, _)) = self.content(*slot)? else { continue };
+            let Some(Content::Key(key, ..)) = self.content(*slot)? else { continue };
             let tombstone = self.wrap.seal(*slot, &Content::Destroyed(*fingerprint), rng)?;
             self.file.write_all_at(&tombstone, offset(slot.0))?;
             self.index.remove(*slot, &key);
@@ -214,6 +227,8 @@ impl State {
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         let mut chunk = vec![0; CHUNK_SLOTS as usize * SLOT_BYTES];
         for first in (0..self.slots).step_by(CHUNK_SLOTS as usize) {
+            // Growth that a power cut interrupted may have left part of a chunk.
+            chunk.truncate((self.slots - first) as usize * SLOT_BYTES);
             self.file.read_exact_at(&mut chunk, offset(first))?;
             let (slots, _) = chunk.as_chunks_mut::<SLOT_BYTES>();
             for (number, slot) in (first..).map(KeySlot).zip(slots) {
@@ -258,7 +273,12 @@ impl Vault for FileVault {
         &self.tag_key
     }
 
-    fn create(&self, keys: &[NewKey], rng: &mut dyn CryptoRng) -> Result<Vec<KeySlot>, VaultError> {
+    fn create(
+        &self,
+        keys: &[NewKey],
+        head: Position,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Vec<KeySlot>, VaultError> {
         let _changing = self.changing();
         let (first, slots) = {
             let state = self.read();
@@ -269,7 +289,7 @@ impl Vault for FileVault {
                 if end > state.slots { grow(&state.file, state.slots, end)? } else { state.slots };
             let mut bytes = Vec::with_capacity(keys.len() * SLOT_BYTES);
             for (number, key) in (first..).map(KeySlot).zip(keys) {
-                let content = Content::Key(*key, DataKey::generate(rng));
+                let content = Content::Key(*key, DataKey::generate(rng), head);
                 bytes.extend_from_slice(&state.wrap.seal(number, &content, rng)?);
             }
             state.file.write_all_at(&bytes, offset(first))?;
@@ -294,16 +314,15 @@ impl Vault for FileVault {
 
     fn key(&self, slot: KeySlot) -> Result<DataKey, VaultError> {
         match self.read().content(slot)? {
-            Some(Content::Key(_, key)) => Ok(key),
+            Some(Content::Key(_, key, _)) => Ok(key),
             Some(Content::Destroyed(_)) => Err(VaultError::Destroyed(slot)),
             Some(Content::TagKey(_)) | None => Err(VaultError::Missing(slot)),
         }
     }
 
-    /// Holes that a power cut left count as live here, and are missing when asked for.
     fn state(&self, slot: KeySlot) -> SlotState {
         let state = self.read();
-        if !state.is_used(slot) {
+        if !state.is_used(slot) || state.holes.contains(&slot) {
             SlotState::Free
         } else if state.destroyed.contains(&slot) {
             SlotState::Destroyed

@@ -92,9 +92,11 @@ pub struct KeyFile {
 }
 
 impl KeyFile {
-    /// A file that is ours.
+    /// A file that is ours. Where it is a link, to a disk of its own perhaps, the file is what it leads
+    /// to: the next key is to lie there too.
     pub fn file(path: &Path) -> Self {
-        Self { path: path.to_owned(), is_credential: false }
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        Self { path, is_credential: false }
     }
 
     /// A credential that the system gives us, and that we cannot replace.

@@ -7,7 +7,7 @@ use rand::CryptoRng;
 
 use super::index::Index;
 use super::{KeyName, NewKey, SlotState, Vault, VaultError};
-use crate::domain::{LicenseId, SubjectId};
+use crate::domain::{LicenseId, Position, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
 
@@ -47,7 +47,12 @@ impl Vault for MemoryVault {
         &self.tag_key
     }
 
-    fn create(&self, keys: &[NewKey], rng: &mut dyn CryptoRng) -> Result<Vec<KeySlot>, VaultError> {
+    fn create(
+        &self,
+        keys: &[NewKey],
+        _head: Position,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Vec<KeySlot>, VaultError> {
         let mut inner = self.write();
         let create = |key: &NewKey| {
             let slot = KeySlot(inner.next);

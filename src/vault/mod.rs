@@ -16,7 +16,7 @@ use std::io;
 use rand::CryptoRng;
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{Category, LicenseId, NoticeId, SubjectId};
+use crate::domain::{Category, LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
 use ledger::LedgerError;
@@ -90,8 +90,13 @@ pub trait Vault: Send + Sync {
     fn tag_key(&self) -> &TagKey;
 
     /// Makes keys, all durable on return, and answers in the same order. The names must be new, or
-    /// such as can be replaced.
-    fn create(&self, keys: &[NewKey], rng: &mut dyn CryptoRng) -> Result<Vec<KeySlot>, VaultError>;
+    /// such as can be replaced. `head` is the log's: what the keys seal is appended there or later.
+    fn create(
+        &self,
+        keys: &[NewKey],
+        head: Position,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Vec<KeySlot>, VaultError>;
 
     /// Where the newest key of that name is.
     fn find(&self, name: &KeyName) -> Option<KeySlot>;
@@ -165,6 +170,18 @@ pub enum VaultError {
         vault: u32,
         /// The newest that the ledger knows.
         ledger: u32,
+    },
+    /// The log is a copy from before the vault's newest keys.
+    #[error(
+        "the vault has a key that was made when the log had {made_at} records, and it has {head}: the \
+         log is older than the vault; put back the newest copy of the log, or restore both from one \
+         backup"
+    )]
+    NewerThanLog {
+        /// The log's head when the key was made.
+        made_at: Position,
+        /// Its head now.
+        head: Position,
     },
     /// The master key is not ours to replace.
     #[error("the master key is a credential of the system, which the server cannot replace")]

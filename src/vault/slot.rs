@@ -8,14 +8,15 @@
 //!      6      2  zero                                      19  32  data key
 //!      8     24  nonce                                     51  16  lookup tag, or zero
 //!     32     83  sealed plaintext
-//!    115      9  zero
+//!    115      8  the log's head when the key was made
+//!    123      1  zero
 //!    124      4  CRC-32C of all before it
 //! ```
 //!
 //! Numbers are big-endian. The plaintext is sealed with XChaCha20-Poly1305 under the master key of
-//! the epoch; slot number, epoch and state are its associated data, so that no slot passes for
+//! the epoch; slot number, epoch, state and head are its associated data, so that no slot passes for
 //! another. A free slot is 128 zeros. The plaintext of a destroyed slot is a fingerprint of its key and
-//! zeros.
+//! zeros, and so is its head.
 //!
 //! A slot lies within one 512-byte sector, which a disk writes whole or not at all.
 
@@ -26,7 +27,7 @@ use zeroize::Zeroizing;
 
 use super::master::MasterKey;
 use super::{Fingerprint, KeyName, NewKey, VaultError};
-use crate::domain::{LicenseId, NoticeId, SubjectId};
+use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TAG_BYTES};
 
@@ -37,6 +38,7 @@ pub(super) const LIVE: u8 = 1;
 const DESTROYED: u8 = 2;
 const SEALED: std::ops::Range<usize> = 32..32 + PLAINTEXT_BYTES + TAG_BYTES;
 const PLAINTEXT_BYTES: usize = 67;
+const HEAD: std::ops::Range<usize> = 115..123;
 const CHECKSUM_AT: usize = SLOT_BYTES - 4;
 
 pub(super) type Slot = [u8; SLOT_BYTES];
@@ -46,7 +48,8 @@ type Plaintext = Zeroizing<[u8; PLAINTEXT_BYTES]>;
 pub(super) enum Content {
     /// The key that tags are made with.
     TagKey(DataKey),
-    Key(NewKey, DataKey),
+    /// A key, and the log's head when it was made: what it seals is there or later.
+    Key(NewKey, DataKey, Position),
     Destroyed(Fingerprint),
 }
 
@@ -73,6 +76,7 @@ impl Wrap {
         slot[0] = content.state();
         slot[1] = VERSION;
         slot[2..6].copy_from_slice(&self.epoch.to_be_bytes());
+        slot[HEAD].copy_from_slice(&content.head().0.to_be_bytes());
         rng.fill_bytes(&mut slot[8..32]);
         let tag = self
             .cipher
@@ -109,7 +113,8 @@ impl Wrap {
                 &tag,
             )
             .map_err(|_| VaultError::Damaged(number))?;
-        let content = Content::from_bytes(&plaintext).filter(|content| content.state() == slot[0]);
+        let content = Content::from_bytes(&plaintext, head(slot));
+        let content = content.filter(|content| content.state() == slot[0]);
         content.map(Some).ok_or(VaultError::Damaged(number))
     }
 }
@@ -130,12 +135,19 @@ pub(super) fn epoch(slot: &Slot) -> u32 {
     u32::from_be_bytes([slot[2], slot[3], slot[4], slot[5]])
 }
 
-/// Slot number, epoch and state.
-fn associated(number: KeySlot, slot: &Slot) -> [u8; 9] {
-    let mut bytes = [0; 9];
+fn head(slot: &Slot) -> Position {
+    let mut head = [0; 8];
+    head.copy_from_slice(&slot[HEAD]);
+    Position(u64::from_be_bytes(head))
+}
+
+/// Slot number, epoch, state and head.
+fn associated(number: KeySlot, slot: &Slot) -> [u8; 17] {
+    let mut bytes = [0; 17];
     bytes[..4].copy_from_slice(&number.0.to_be_bytes());
     bytes[4..8].copy_from_slice(&slot[2..6]);
     bytes[8] = slot[0];
+    bytes[9..].copy_from_slice(&slot[HEAD]);
     bytes
 }
 
@@ -179,11 +191,18 @@ impl Content {
         }
     }
 
+    fn head(&self) -> Position {
+        match self {
+            Self::Key(_, _, head) => *head,
+            Self::TagKey(_) | Self::Destroyed(_) => Position::ZERO,
+        }
+    }
+
     pub(super) fn to_bytes(&self) -> Plaintext {
         let mut bytes = Plaintext::new([0; PLAINTEXT_BYTES]);
         let (kind, year, owner) = match self {
             Self::TagKey(_) => (0, 0, [0; 16]),
-            Self::Key(NewKey { name, .. }, _) => name_to_parts(name),
+            Self::Key(NewKey { name, .. }, ..) => name_to_parts(name),
             Self::Destroyed(_) => (TOMBSTONE, 0, [0; 16]),
         };
         bytes[0] = kind;
@@ -191,7 +210,7 @@ impl Content {
         bytes[3..19].copy_from_slice(&owner);
         match self {
             Self::TagKey(key) => bytes[19..51].copy_from_slice(key.expose()),
-            Self::Key(NewKey { tag, .. }, key) => {
+            Self::Key(NewKey { tag, .. }, key, _) => {
                 bytes[19..51].copy_from_slice(key.expose());
                 bytes[51..67].copy_from_slice(&tag.unwrap_or_default());
             }
@@ -200,7 +219,7 @@ impl Content {
         bytes
     }
 
-    fn from_bytes(bytes: &Plaintext) -> Option<Self> {
+    fn from_bytes(bytes: &Plaintext, head: Position) -> Option<Self> {
         let year = u16::from_be_bytes([bytes[1], bytes[2]]);
         let owner: [u8; 16] = bytes[3..19].try_into().ok()?;
         if bytes[0] == TOMBSTONE {
@@ -212,6 +231,6 @@ impl Content {
         }
         let tag: LookupTag = bytes[51..67].try_into().ok()?;
         let tag = (tag != LookupTag::default()).then_some(tag);
-        Some(Self::Key(NewKey { name: name_from_parts((bytes[0], year, owner))?, tag }, key))
+        Some(Self::Key(NewKey { name: name_from_parts((bytes[0], year, owner))?, tag }, key, head))
     }
 }

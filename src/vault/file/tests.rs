@@ -74,7 +74,7 @@ fn keys_names_and_tags_are_there_after_a_reopening() {
             NewKey { name: KeyName::License(license), tag: Some([2; 16]) },
             NewKey { name: activations, tag: None },
         ];
-        let slots = vault.create(&keys, &mut rand::rng()).unwrap();
+        let slots = vault.create(&keys, Position::ZERO, &mut rand::rng()).unwrap();
         let keys: Vec<_> = slots.iter().map(|&slot| vault.key(slot).unwrap()).collect();
         (keys, slots)
     };
@@ -99,7 +99,7 @@ fn it_grows_beyond_a_chunk() {
         for years in (0..3000).collect::<Vec<_>>().chunks(700) {
             let keys: Vec<_> =
                 years.iter().map(|&n| NewKey { name: names(n), tag: None }).collect();
-            vault.create(&keys, &mut rand::rng()).unwrap();
+            vault.create(&keys, Position::ZERO, &mut rand::rng()).unwrap();
         }
     }
     let vault = place.open().unwrap();
@@ -111,7 +111,7 @@ fn it_grows_beyond_a_chunk() {
 #[test]
 fn each_flipped_bit_is_found_and_its_slot_named() {
     let place = Place::new();
-    place.open().unwrap().create(&[identity(1)], &mut rand::rng()).unwrap();
+    place.open().unwrap().create(&[identity(1)], Position::ZERO, &mut rand::rng()).unwrap();
     let whole = fs::read(&place.path).unwrap();
     for bit in 0..2 * SLOT_BYTES * 8 {
         let mut changed = whole.clone();
@@ -149,7 +149,11 @@ fn a_foreign_or_empty_file_is_no_vault() {
 #[test]
 fn a_slot_copied_elsewhere_does_not_open() {
     let place = Place::new();
-    place.open().unwrap().create(&[identity(1), identity(2)], &mut rand::rng()).unwrap();
+    place
+        .open()
+        .unwrap()
+        .create(&[identity(1), identity(2)], Position::ZERO, &mut rand::rng())
+        .unwrap();
     let mut bytes = fs::read(&place.path).unwrap();
     bytes.copy_within(SLOT_BYTES..2 * SLOT_BYTES, 3 * SLOT_BYTES);
     fs::write(&place.path, bytes).unwrap();
@@ -160,7 +164,7 @@ fn a_slot_copied_elsewhere_does_not_open() {
 fn no_key_or_tag_lies_in_the_file_in_clear() {
     let place = Place::new();
     let vault = place.open().unwrap();
-    let slot = vault.create(&[identity(0xA7)], &mut rand::rng()).unwrap()[0];
+    let slot = vault.create(&[identity(0xA7)], Position::ZERO, &mut rand::rng()).unwrap()[0];
     let bytes = fs::read(&place.path).unwrap();
     for secret in [vault.key(slot).unwrap().expose().as_slice(), &[0xA7; 16]] {
         assert!(!bytes.windows(secret.len()).any(|window| window == secret));
@@ -173,7 +177,7 @@ fn populated() -> (Place, Vec<KeySlot>, KeySlot) {
     let vault = place.open().unwrap();
     let year = |year| NewKey { name: KeyName::Activations(subject(1), year), tag: None };
     let keys = [identity(1), year(2026), year(2027), identity(2)];
-    let mut slots = vault.create(&keys, &mut rand::rng()).unwrap();
+    let mut slots = vault.create(&keys, Position::ZERO, &mut rand::rng()).unwrap();
     let kept = slots.pop().unwrap();
     (place, slots, kept)
 }
@@ -212,7 +216,8 @@ fn a_destroyed_key_is_gone_and_known_to_be() {
 fn a_replaced_address_is_found_by_the_new_one_and_the_old_key_can_go() {
     let (place, slots, _) = populated();
     let newer = NewKey { name: KeyName::Identity(subject(1)), tag: Some([9; 16]) };
-    let newer = place.open().unwrap().create(&[newer], &mut rand::rng()).unwrap()[0];
+    let newer =
+        place.open().unwrap().create(&[newer], Position::ZERO, &mut rand::rng()).unwrap()[0];
     let vault = place.open().unwrap();
     assert_eq!(vault.find(&KeyName::Identity(subject(1))), Some(newer));
     assert_eq!(vault.of_subject(subject(1)).len(), 4);
@@ -223,7 +228,7 @@ fn a_replaced_address_is_found_by_the_new_one_and_the_old_key_can_go() {
 
     // The same address in another spelling has the same tag.
     let respelled = NewKey { name: KeyName::Identity(subject(1)), tag: Some([9; 16]) };
-    vault.create(&[respelled], &mut rand::rng()).unwrap();
+    vault.create(&[respelled], Position::ZERO, &mut rand::rng()).unwrap();
     vault.destroy(&[newer], &mut rand::rng()).unwrap();
     assert_eq!(vault.subject_by_email(&[9; 16]), Some(subject(1)));
 }
@@ -233,12 +238,12 @@ fn a_tag_leads_to_the_key_before_when_the_newest_is_not_used() {
     let place = Place::new();
     let license = |byte| KeyName::License(LicenseId::from_bytes([byte; 16]));
     let keys = [1, 2, 3].map(|byte| NewKey { name: license(byte), tag: Some([5; 16]) });
-    let slots = place.open().unwrap().create(&keys, &mut rand::rng()).unwrap();
+    let slots = place.open().unwrap().create(&keys, Position::ZERO, &mut rand::rng()).unwrap();
     let vault = place.open().unwrap();
     let found = |vault: &FileVault| vault.license_by_key(&[5; 16]);
     assert_eq!(found(&vault), Some(LicenseId::from_bytes([3; 16])));
     // As after a kill between the making of keys and the records that they are for.
-    vault.destroy_unused(|slot| slot == slots[0], &mut rand::rng()).unwrap();
+    vault.destroy_unused(|slot| slot == slots[0], Position::ZERO, &mut rand::rng()).unwrap();
     for vault in [vault, place.open().unwrap()] {
         assert_eq!(found(&vault), Some(LicenseId::from_bytes([1; 16])));
     }
@@ -266,7 +271,7 @@ fn after_a_new_epoch_older_copies_open_nothing() {
     let before = place.snapshot();
     let key = vault.key(kept).unwrap();
     vault.move_epoch(&mut rand::rng()).unwrap();
-    let added = vault.create(&[identity(7)], &mut rand::rng()).unwrap()[0];
+    let added = vault.create(&[identity(7)], Position::ZERO, &mut rand::rng()).unwrap()[0];
     for vault in [vault, place.open().unwrap()] {
         assert_eq!(vault.epoch(), 2);
         assert_eq!(vault.key(kept).unwrap().expose(), key.expose());
@@ -334,7 +339,7 @@ fn a_vault_that_cannot_move_stays_as_it_is() {
     let refused = vault.move_epoch(&mut rand::rng());
     assert!(matches!(refused, Err(VaultError::NotMoved(_))));
     assert_eq!(vault.epoch(), 1);
-    let added = vault.create(&[identity(7)], &mut rand::rng()).unwrap()[0];
+    let added = vault.create(&[identity(7)], Position::ZERO, &mut rand::rng()).unwrap()[0];
     fs::remove_dir(staged(&place.path)).unwrap();
     let again = place.open().unwrap();
     assert_eq!(again.key(kept).unwrap().expose(), key.expose());
@@ -353,4 +358,63 @@ fn a_master_key_that_is_a_credential_is_not_replaced() {
     let refused = vault.move_epoch(&mut rand::rng());
     assert!(matches!(refused, Err(VaultError::FixedMasterKey)));
     assert_eq!(place.open().unwrap().epoch(), 1);
+}
+
+#[test]
+fn a_slot_that_is_zeroed_holds_no_key_and_is_not_taken_for_a_live_one() {
+    let place = Place::new();
+    let keys = [identity(1), identity(2)];
+    let slots = place.open().unwrap().create(&keys, Position::ZERO, &mut rand::rng()).unwrap();
+    let mut bytes = fs::read(&place.path).unwrap();
+    bytes[SLOT_BYTES..2 * SLOT_BYTES].fill(0);
+    fs::write(&place.path, bytes).unwrap();
+    let vault = place.open().unwrap();
+    let states: Vec<_> = slots.iter().map(|slot| vault.state(*slot)).collect();
+    assert_eq!(states, [SlotState::Free, SlotState::Live]);
+    assert!(matches!(vault.key(slots[0]), Err(VaultError::Missing(slot)) if slot == slots[0]));
+}
+
+#[test]
+fn a_log_that_is_older_than_the_vault_costs_no_key() {
+    let place = Place::new();
+    let vault = place.open().unwrap();
+    let slot = vault.create(&[identity(1)], Position(7), &mut rand::rng()).unwrap()[0];
+    let key = vault.key(slot).unwrap();
+    let vault = place.open().unwrap();
+    let refused = vault.destroy_unused(|_| false, Position(6), &mut rand::rng());
+    assert!(matches!(refused, Err(VaultError::NewerThanLog { made_at: Position(7), .. })));
+    vault.move_epoch(&mut rand::rng()).unwrap();
+    let vault = place.open().unwrap();
+    assert_eq!(vault.key(slot).unwrap().expose(), key.expose());
+    let ledger = fs::read(place.directory.path().join("ledger")).unwrap();
+    assert!(vault.destroy_unused(|_| false, Position(6), &mut rand::rng()).is_err());
+    // The key's own append did not come to be.
+    vault.destroy_unused(|_| false, Position(7), &mut rand::rng()).unwrap();
+    assert_eq!(place.open().unwrap().state(slot), SlotState::Destroyed);
+    assert_eq!(fs::read(place.directory.path().join("ledger")).unwrap(), ledger);
+}
+
+#[test]
+fn growth_that_was_interrupted_does_not_keep_it_from_a_new_epoch() {
+    let (place, _, kept) = populated();
+    let key = place.open().unwrap().key(kept).unwrap();
+    let slots = u64::from(CHUNK_SLOTS) + 160;
+    let file = OpenOptions::new().write(true).open(&place.path).unwrap();
+    file.set_len(slots * SLOT_BYTES as u64 + 5).unwrap();
+    place.open().unwrap().move_epoch(&mut rand::rng()).unwrap();
+    assert_eq!(place.open().unwrap().key(kept).unwrap().expose(), key.expose());
+}
+
+#[test]
+fn a_master_key_behind_a_link_stays_where_it_leads() {
+    let (place, _, kept) = populated();
+    let elsewhere = place.directory.path().join("another disk");
+    fs::create_dir(&elsewhere).unwrap();
+    let real = elsewhere.join("key");
+    fs::rename(&place.key_path, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &place.key_path).unwrap();
+    place.open().unwrap().move_epoch(&mut rand::rng()).unwrap();
+    assert!(fs::symlink_metadata(&place.key_path).unwrap().is_symlink());
+    assert!(!fs::symlink_metadata(&real).unwrap().is_symlink());
+    place.open().unwrap().key(kept).unwrap();
 }
