@@ -100,6 +100,9 @@ pub enum Rejection {
     /// The vault could not be prepared for a new master key.
     #[error("the vault cannot move to a new master key now; its operator has been told")]
     EpochNotMoved,
+    /// What it would record is longer than a record.
+    #[error("this is more than one record can hold; send less at once")]
+    TooLong,
     /// The master key is not the server's to replace.
     #[error("the master key is a credential of the system; the operator must replace it")]
     MasterKeyFixed,
@@ -139,6 +142,7 @@ impl Rejection {
             Self::RecipientMayNotHave => "RECIPIENT_MAY_NOT_HAVE",
             Self::RecipientUnknown => "RECIPIENT_UNKNOWN",
             Self::EpochNotMoved => "EPOCH_NOT_MOVED",
+            Self::TooLong => "TOO_LONG",
             Self::MasterKeyFixed => "MASTER_KEY_FIXED",
         }
     }

@@ -1,5 +1,7 @@
 //! Between the messages on the wire and the domain's types.
 
+use std::collections::BTreeSet;
+
 use crate::domain::{
     Category, Change, Day, Purpose, RequestKind, RestrictionKind, Status, Timestamp, WrongLength,
 };
@@ -198,10 +200,11 @@ pub(super) fn day(text: &str, otherwise: Day) -> Result<Day, FieldError> {
     if text.is_empty() { Ok(otherwise) } else { Day::parse(text).ok_or(FieldError::Day) }
 }
 
-/// Categories by their names.
+/// Categories by their names, each once.
 pub(super) fn categories(names: &[String]) -> Result<Vec<Category>, FieldError> {
     let category = |name: &String| Category::ALL.into_iter().find(|known| known.name() == name);
-    names.iter().map(category).collect::<Option<_>>().ok_or(FieldError::Category)
+    let categories = names.iter().map(category).collect::<Option<BTreeSet<_>>>();
+    Ok(categories.ok_or(FieldError::Category)?.into_iter().collect())
 }
 
 /// What happened on a day with a product.

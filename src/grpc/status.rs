@@ -102,6 +102,7 @@ fn code(rejection: &Rejection) -> Code {
         | Rejection::RecipientMayNotHave
         | Rejection::EpochNotMoved
         | Rejection::MasterKeyFixed => Code::FailedPrecondition,
+        Rejection::TooLong => Code::InvalidArgument,
         Rejection::NonceReused | Rejection::EmailTaken => Code::AlreadyExists,
     }
 }

@@ -31,6 +31,9 @@ pub const TAG_BYTES: usize = 16;
 /// content. The last is the longest event, with a wide margin, and far below sled's blob threshold.
 const PADDED_LENGTHS: [usize; 5] = [64, 128, 256, 512, 1024];
 
+/// The longest plaintext that can be sealed.
+pub const MAX_PLAINTEXT_BYTES: usize = PADDED_LENGTHS[PADDED_LENGTHS.len() - 1] - 1;
+
 /// A key that seals the events of one (subject or license, data category, period). 256 random bits.
 #[derive(Clone)]
 pub struct DataKey(Zeroizing<[u8; 32]>);
@@ -227,6 +230,7 @@ mod tests {
             assert_eq!(*opened, plaintext);
         }
         assert_eq!(record.seal(&[0; 1024], b""), Err(TooLong(1024)));
+        assert!(record.seal(&[0; MAX_PLAINTEXT_BYTES], b"").is_ok());
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Keeps the head file: rewrites it every few seconds while the log moves, and at the end.
+//! Keeps the head file: rewrites it every few seconds while the log moves, and at the end. Where that
+//! fails it is tried again: until then a loss of the newest records would not be noticed.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -27,14 +29,8 @@ impl Keeper {
     ) -> std::io::Result<Self> {
         let (end, ended) = mpsc::channel();
         let thread = thread::Builder::new().name("head".to_owned()).spawn(move || {
-            let mut written = None;
-            loop {
-                let last = ended.recv_timeout(INTERVAL) != Err(mpsc::RecvTimeoutError::Timeout);
-                written = write(&path, &key, &tree, written)?;
-                if last {
-                    return Ok(());
-                }
-            }
+            let write = |checkpoint: &Checkpoint| head::write(&path, &key, checkpoint);
+            keep(&tree, write, &ended, INTERVAL)
         })?;
         Ok(Self { end, thread })
     }
@@ -47,15 +43,61 @@ impl Keeper {
     }
 }
 
-fn write(
-    path: &std::path::Path,
-    key: &LogKey,
+/// Writes at each interval and when it ends, if there is something new.
+fn keep(
     tree: &Mutex<CompactRange>,
-    written: Option<Position>,
-) -> Result<Option<Position>, HeadError> {
-    let tree = tree.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if written != Some(tree.size()) {
-        head::write(path, key, &Checkpoint { size: tree.size(), root: tree.root() })?;
+    mut write: impl FnMut(&Checkpoint) -> Result<(), HeadError>,
+    ended: &Receiver<()>,
+    interval: Duration,
+) -> Result<(), HeadError> {
+    let mut written: Option<Position> = None;
+    loop {
+        let is_last = ended.recv_timeout(interval) != Err(RecvTimeoutError::Timeout);
+        let tree = tree.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let size = tree.size();
+        let result = if written == Some(size) {
+            Ok(())
+        } else {
+            write(&Checkpoint { size, root: tree.root() })
+        };
+        match result {
+            result if is_last => return result,
+            Ok(()) => written = Some(size),
+            Err(error) => tracing::error!("{error}; it is tried again"),
+        }
     }
-    Ok(Some(tree.size()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_written_is_tried_again() {
+        let tree = Mutex::new(CompactRange::default());
+        tree.lock().unwrap().push([1; 32]);
+        let (end, ended) = mpsc::channel();
+        let mut tried = 0;
+        let write = |checkpoint: &Checkpoint| {
+            assert_eq!(checkpoint.size, Position(1));
+            tried += 1;
+            match tried {
+                1 => return Err(std::io::Error::other("no descriptor").into()),
+                2 => end.send(()).unwrap(),
+                _ => panic!("it was written, and there is nothing new"),
+            }
+            Ok(())
+        };
+        keep(&tree, write, &ended, Duration::from_millis(1)).unwrap();
+        assert_eq!(tried, 2);
+    }
+
+    #[test]
+    fn that_the_last_one_fails_is_told() {
+        let tree = Mutex::new(CompactRange::default());
+        let (end, ended) = mpsc::channel();
+        end.send(()).unwrap();
+        let write = |_: &Checkpoint| Err(std::io::Error::other("no descriptor").into());
+        assert!(keep(&tree, write, &ended, Duration::from_secs(60)).is_err());
+    }
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use rand::CryptoRng;
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
 use crate::domain::{
     Activation, Change, Command, Event, Issue, License, LicenseCommand, Position, Rejection,
@@ -32,7 +33,7 @@ use crate::log::record::{self, Header, KeySlot, RecordHash};
 use crate::log::tree::CompactRange;
 use crate::log::{Append, LogError, codec};
 use crate::policy::Policy;
-use crate::seal::{DataKey, LookupTag, RecordId, RecordKey, TooLong};
+use crate::seal::{DataKey, LookupTag, MAX_PLAINTEXT_BYTES, RecordId, RecordKey, TooLong};
 use crate::service::clock::Clock;
 use crate::service::erasure;
 use crate::service::store::{Store, StoreError, Stored, key_name};
@@ -146,9 +147,14 @@ struct Plan {
 
 struct Planned {
     event: Event,
+    /// The event as it is sealed.
+    encoded: Encoded,
     /// What it is sealed under.
     key: NewKey,
 }
+
+/// An event type and the event's bytes.
+type Encoded = (u8, Zeroizing<Vec<u8>>);
 
 impl Planned {
     /// Whether the key must be a fresh one: what it replaces is destroyed.
@@ -258,8 +264,12 @@ impl Writer {
             Ok(events) => events,
             Err(rejection) => return Ok(Err(rejection)),
         };
+        let encoded: Vec<Encoded> = events.iter().map(codec::encode).collect();
+        if encoded.iter().any(|(_, bytes)| bytes.len() > MAX_PLAINTEXT_BYTES) {
+            return Ok(Err(Rejection::TooLong));
+        }
         let first = plan.events.len();
-        for event in events {
+        for (event, encoded) in events.into_iter().zip(encoded) {
             let position = self.head.plus(plan.events.len() as u64);
             evolve(&mut self.state, position, &event);
             let tag_key = self.store.vault.tag_key();
@@ -277,7 +287,7 @@ impl Writer {
             };
             let owner = |license| self.state.licenses.get(&license).map(|license| license.subject);
             let name = key_name(&event, owner).ok_or(StoreError::Mismatch(position))?;
-            plan.events.push(Planned { event, key: NewKey { name, tag } });
+            plan.events.push(Planned { event, encoded, key: NewKey { name, tag } });
         }
         Ok(Ok(Decision {
             events: plan.events.len() - first,
@@ -413,12 +423,13 @@ impl Writer {
             }
         }
         if !new.is_empty() {
-            let made = self.store.vault.create(&new, &mut *self.rng).map_err(StoreError::from)?;
+            let made = self.store.vault.create(&new, self.head, &mut *self.rng);
+            let made = made.map_err(StoreError::from)?;
             slots.extend(new.iter().map(|key| key.name).zip(made));
         }
         let mut keys: HashMap<KeySlot, DataKey> = HashMap::new();
         let mut records = Vec::with_capacity(events.len());
-        for (Planned { event, key }, position) in events.iter().zip(self.head.0..) {
+        for (Planned { encoded, key, .. }, position) in events.iter().zip(self.head.0..) {
             let slot = slots[&key.name];
             let data_key = match keys.entry(slot) {
                 std::collections::hash_map::Entry::Occupied(key) => key.into_mut(),
@@ -429,12 +440,12 @@ impl Writer {
             let mut id = RecordId::default();
             self.rng.fill_bytes(&mut id);
             let record_key = RecordKey::derive(data_key, &id);
-            let (event_type, plaintext) = codec::encode(event);
+            let (event_type, ref plaintext) = *encoded;
             debug_assert_eq!(key.name.category(), codec::category(event_type));
             let commitment = *record_key.commitment();
             let position = Position(position);
             let header = Header { event_type, position, slot, id, commitment };
-            let sealed = record_key.seal(&plaintext, &header.to_bytes())?;
+            let sealed = record_key.seal(plaintext, &header.to_bytes())?;
             records.push(record::encode(&header, &sealed));
         }
         Ok(records)

@@ -10,6 +10,7 @@ use crate::domain::{
     Day, ErasureId, ErasureReason, Event, NoticeId, NoticeOutcome, Rejection, State,
     SubjectCommand, SubjectId,
 };
+use crate::log::codec;
 use crate::service::erasure;
 use crate::service::store::StoreError;
 use crate::vault::{KeyName, NewKey, VaultError};
@@ -129,8 +130,8 @@ impl Writer {
     fn record(&mut self, event: &Event) -> Result<(), WriterError> {
         loop {
             let key = NewKey { name: KeyName::System, tag: None };
-            let plan =
-                Plan { events: vec![Planned { event: event.clone(), key }], ..Plan::default() };
+            let planned = Planned { event: event.clone(), encoded: codec::encode(event), key };
+            let plan = Plan { events: vec![planned], ..Plan::default() };
             let records = self.seal(&plan.events)?;
             if self.append(&records)? {
                 return self.publish(plan, &records).map(drop);
