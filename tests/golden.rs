@@ -4,7 +4,7 @@
 use countersign::domain::{
     Access, ActivationId, Actor, ActorTag, Category, Change, Counts, Day, Email, ErasureId,
     ErasureReason, Event, LicenseId, LicenseKey, Note, Notice, NoticeId, NoticeOutcome, Operation,
-    PersonName, Product, Purpose, RecipientName, RecordedActor, RequestId, RequestKind,
+    PersonName, Position, Product, Purpose, RecipientName, RecordedActor, RequestId, RequestKind,
     RequestStep, RestrictionKind, Role, SealedActor, Seats, SigningKeyId, SubjectId, Terms,
     Timestamp,
 };
@@ -77,6 +77,13 @@ fn privacy_events(
     let (kind, received_at) = (RequestKind::Erasure, at);
     let stepped = |step| Event::RequestStepped { request, subject, step, by, at };
     let restricted = |kind, holds| Event::RestrictionChanged { subject, kind, holds, at };
+    let settled = |subject, created| Event::NoticeSettled {
+        notice: NoticeId::from_bytes([9; 16]),
+        subject,
+        created,
+        outcome: NoticeOutcome::ByHand,
+        at,
+    };
     let kept = |suspended, end| Event::LicenseKept {
         license,
         subject,
@@ -135,7 +142,8 @@ fn privacy_events(
         ("NoticeCreated, erased", noticed(Change::Erased)),
         ("NoticeCreated, rectified", noticed(Change::Rectified { email: Some(email.clone()) })),
         ("NoticeCreated, another name", noticed(Change::Rectified { email: None })),
-        ("NoticeSettled", Event::NoticeSettled { notice, outcome, at }),
+        ("NoticeSettled", settled(SubjectId::NOBODY, Position::ZERO)),
+        ("NoticeSettled, of a person", settled(subject, Position(41))),
         ("RecipientTold", Event::RecipientTold { subject, recipient: recipient(), outcome, at }),
         ("DayClosed", Event::DayClosed { day: Day(20_781), counts, at }),
     ]

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign::domain::{
-    Actor, Binding, Category, Day, Email, LicenseKey, Nonce, NoticeOutcome, Operation, Product,
-    Purpose, RequestId, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms, Timestamp,
+    Actor, Binding, Category, Day, Email, Event, LicenseKey, Nonce, NoticeOutcome, Operation,
+    Product, Purpose, RequestId, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms,
+    Timestamp,
 };
 use countersign::log::memory::{Fault, MemoryLog};
 use countersign::policy::Policy;
@@ -78,8 +79,12 @@ impl World {
 
     /// A server whose views are built from nothing.
     fn server(&self) -> Arc<Service> {
-        let directory = self.views.path().join(rand::random::<u64>().to_string());
-        let views = Views::open(&directory, 1 << 20).unwrap();
+        self.server_on(&rand::random::<u64>().to_string()).0
+    }
+
+    /// A server on views of that name.
+    fn server_on(&self, views: &str) -> (Arc<Service>, Arc<Store>) {
+        let views = Views::open(&self.views.path().join(views), 1 << 20).unwrap();
         let (vault, counts) = (Arc::clone(&self.vault), SlotCounts::default());
         let store = Arc::new(Store { log: self.log.clone(), vault, views, counts });
         store.catch_up(|_| ()).unwrap();
@@ -111,7 +116,9 @@ impl World {
             webhooks: HashSet::new(),
         };
         let receipts = KeyRing::generate(&mut rand::rng());
-        Arc::new(Service::new(store, writer, Arc::new(self.clock.clone()), receipts, settings))
+        let clock = Arc::new(self.clock.clone());
+        let service = Service::new(Arc::clone(&store), writer, clock, receipts, settings);
+        (Arc::new(service), store)
     }
 }
 
@@ -291,6 +298,85 @@ async fn nothing_expires_under_a_restriction_or_a_legal_hold() {
         server.restrict(&officer, &email("ada"), kind, false).await.unwrap();
         assert_eq!(server.sweep(false).await.unwrap().subjects, 1);
     }
+}
+
+#[tokio::test]
+async fn a_sweep_that_stops_anywhere_is_ended_with_the_same_counts() {
+    let mut expected = None;
+    // Without a fault, and with one at each append; the keys are destroyed before the last.
+    for appended in [usize::MAX, 0, 1, 2, 3] {
+        let world = World::new("2026-03-01");
+        let (server, store) = world.server_on("views");
+        let key = issue(&server, "ada", Some("2027-03-01")).await;
+        activate(&server, "ada", &key).await;
+        activate(&server, "ada", &key).await;
+        world.now_is("2040-01-01");
+        // The views on disk are of before the sweep.
+        store.views.close().unwrap();
+        if appended < usize::MAX {
+            (0..appended).for_each(|_| world.log.inject(None));
+            world.log.inject(Some(Fault::Failed));
+        }
+        let swept = server.sweep(false).await;
+        let stopped = swept.is_err();
+        assert_eq!(stopped, appended < 3, "{appended}");
+        drop((server, store));
+        let (server, store) = world.server_on("views");
+        if appended == 0 {
+            // It was not begun.
+            server.sweep(false).await.unwrap();
+        }
+        let head = countersign::log::Log::head(world.log.as_ref()).unwrap();
+        let last = store.event(countersign::domain::Position(head.0 - 1)).unwrap().event;
+        let Event::DataErased { records, .. } = last else { panic!("{appended}: {last:?}") };
+        assert_eq!(*expected.get_or_insert(records.clone()), records, "{appended}");
+        assert_eq!(shown(&server, "ada").await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_comes_by_everybody() {
+    let world = World::new("2026-03-01");
+    let server = world.server();
+    for number in 0..300 {
+        issue(&server, &format!("person{number}"), Some("2027-03-01")).await;
+    }
+    for number in [7, 100, 250] {
+        erase(&server, &format!("person{number}")).await;
+    }
+    world.now_is("2060-01-01");
+    assert_eq!(server.sweep(true).await.unwrap().subjects, 297);
+    assert_eq!(server.sweep(false).await.unwrap().subjects, 297);
+    assert_eq!(server.sweep(true).await.unwrap().subjects, 0);
+}
+
+#[tokio::test]
+async fn no_erasure_is_final_while_a_notice_about_the_person_waits() {
+    let world = World::new("2026-03-01");
+    let server = world.server();
+    issue(&server, "old", None).await;
+    let support = staff(Role::Support);
+    server.record_disclosure(&support, &email("old"), "ZenDesk", Vec::new(), None).await.unwrap();
+    let id = verified(&server, "old", RequestKind::Rectification).await;
+    server.rectify(&staff(Role::Privacy), id, Some(email("new")), None).await.unwrap();
+    let erasure = erase(&server, "new").await.id;
+    let waiting = server.waiting_notices().unwrap();
+    assert_eq!(waiting.len(), 2);
+    assert_eq!(server.erasure(erasure).unwrap().to_be_told.len(), 1, "one recipient");
+    // The erasure's own notice comes to its end, and an epoch later the rectification's.
+    for details in waiting.into_iter().rev() {
+        for server in [Arc::clone(&server), world.server()] {
+            assert!(server.erasure(erasure).unwrap().final_at.is_none());
+        }
+        server.settle(details.notice.id, NoticeOutcome::ByHand).await.unwrap();
+        issue(&server, "other", None).await;
+        erase(&server, "other").await;
+        world.later(DAY);
+        server.finish_erasures().await.unwrap();
+    }
+    let final_at = server.erasure(erasure).unwrap().final_at;
+    assert_eq!(final_at, Some(at("2026-03-03")));
+    assert_eq!(world.server().erasure(erasure).unwrap().final_at, final_at);
 }
 
 /// Opens a request, and verifies the person.

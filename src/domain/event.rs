@@ -246,6 +246,10 @@ pub enum Event {
     NoticeSettled {
         /// Which.
         notice: NoticeId,
+        /// Whose it was.
+        subject: SubjectId,
+        /// Where it was created.
+        created: Position,
         /// How.
         outcome: NoticeOutcome,
         /// When.

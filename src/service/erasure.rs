@@ -1,6 +1,7 @@
 //! What an erasure destroys: which keys of a person are to go, and how many records go with them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::RangeFrom;
 
 use rand::CryptoRng;
 
@@ -9,9 +10,10 @@ use crate::domain::{
     Category, Change, ErasureId, Event, KeptActivation, KeptLicense, LicenseId, Notice, NoticeId,
     Position, Status, SubjectId, Timestamp,
 };
-use crate::log::record::KeySlot;
+use crate::log::record::{self, KeySlot};
+use crate::log::{LogError, codec, scan};
 use crate::policy::Policy;
-use crate::vault::KeyName;
+use crate::vault::{KeyName, SlotState};
 use crate::views::Entry;
 
 /// How many entries are read at a time.
@@ -123,6 +125,38 @@ pub(super) fn records_under(
             *counts.entry(header.event_type).or_default() += 1;
         }
     }
+    Ok(counts.into_iter().collect())
+}
+
+/// How many records of which event type are destroyed without an event that says so: those of the one
+/// erasure that a process destroyed the keys for, and came no further. Reads the whole log.
+pub(super) fn unstated_records(store: &Store) -> Result<Vec<(u8, u64)>, StoreError> {
+    let mut counts: BTreeMap<u8, u64> = BTreeMap::new();
+    let mut stated: BTreeMap<u8, u64> = BTreeMap::new();
+    scan(store.log.as_ref(), Position::ZERO, |position, bytes| {
+        let (header, _) =
+            record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
+        if store.vault.state(header.slot) == SlotState::Destroyed {
+            *counts.entry(header.event_type).or_default() += 1;
+        } else if codec::category(header.event_type).is_none() {
+            match store.event(position)?.event {
+                Event::DataErased { records, .. } => {
+                    for (event_type, count) in records {
+                        *stated.entry(event_type).or_default() += count;
+                    }
+                }
+                Event::NoticeSettled { .. } => {
+                    *stated.entry(codec::NOTICE_CREATED).or_default() += 1;
+                }
+                _ => {}
+            }
+        }
+        Ok::<_, StoreError>(())
+    })?;
+    for (event_type, count) in &mut counts {
+        *count = count.saturating_sub(stated.get(event_type).copied().unwrap_or_default());
+    }
+    counts.retain(|_, count| *count > 0);
     Ok(counts.into_iter().collect())
 }
 
@@ -302,17 +336,18 @@ fn expired_years(
     groups.into_iter().filter(|(_, can_go)| *can_go).flat_map(|(years, _)| years).collect()
 }
 
-/// The years in which a person opened requests that are still open.
-fn open_request_years(store: &Store, subject: SubjectId) -> Result<BTreeSet<u16>, StoreError> {
-    let mut years = BTreeSet::new();
+/// The years from that on in which a person opened a request that is still open: its steps may be in
+/// any of them.
+fn open_request_years(store: &Store, subject: SubjectId) -> Result<RangeFrom<u16>, StoreError> {
+    let mut first = u16::MAX;
     for request in store.views.open_requests()? {
         if let Some(view) = store.views.request(request)?
             && view.subject == subject
         {
-            years.insert(store.event(view.opened)?.event.at().year());
+            first = first.min(store.event(view.opened)?.event.at().year());
         }
     }
-    Ok(years)
+    Ok(first..)
 }
 
 #[cfg(test)]

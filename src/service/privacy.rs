@@ -1,7 +1,7 @@
 //! What is done with a person's data at their request, or by the policy: exported, put right, erased,
 //! restricted, swept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -269,7 +269,7 @@ impl Service {
             final_at: None,
             records,
             certificate: None,
-            to_be_told: self.to_be_told(id)?,
+            to_be_told: self.to_be_told(view.subject)?,
         };
         if let Some(position) = view.is_final {
             let final_at = self.store.event(position)?.event.at();
@@ -290,10 +290,12 @@ impl Service {
         Ok(details)
     }
 
-    fn to_be_told(&self, erasure: ErasureId) -> Result<Vec<RecipientName>, ServiceError> {
+    /// Who is still to be told of something about a person. What waits for that holds their address.
+    fn to_be_told(&self, subject: SubjectId) -> Result<Vec<RecipientName>, ServiceError> {
         let notices = self.waiting_notices()?.into_iter().map(|details| details.notice);
-        let notices = notices.filter(|notice| notice.erasure == erasure);
-        Ok(notices.map(|notice| notice.recipient).collect())
+        let recipients =
+            notices.filter(|notice| notice.subject == subject).map(|notice| notice.recipient);
+        Ok(recipients.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     /// Narrows what a person's data may be used for, or lifts that.
@@ -357,11 +359,10 @@ impl Service {
     pub async fn finish_erasures(&self) -> Result<(), ServiceError> {
         let now = self.clock.now();
         for id in self.store.views.pending_erasures()? {
-            let Some(position) = self.store.views.erasure(id)?.and_then(|view| view.erased) else {
-                continue;
-            };
+            let Some(view) = self.store.views.erasure(id)? else { continue };
+            let Some(position) = view.erased else { continue };
             // It would not be final.
-            if !self.to_be_told(id)?.is_empty() {
+            if !self.to_be_told(view.subject)?.is_empty() {
                 continue;
             }
             let erased_at = self.store.event(position)?.event.at();

@@ -124,6 +124,7 @@ impl<'a> Changes<'a> {
                     is_final: None,
                 };
                 self.put(row::erasure(*erasure), &row)?;
+                self.put(row::erasure_of(*subject, *erasure), &())?;
                 self.put(row::pending_erasure(*erasure), &())
             }
             Event::DataErased { erasure, subject, .. } => {
@@ -137,12 +138,12 @@ impl<'a> Changes<'a> {
                 self.of_subject(*subject, position, EntryKind::Other, |_| ())
             }
             Event::NoticeCreated { notice, .. } => {
-                let erasure = *notice.erasure.as_bytes();
-                self.put(row::notice(notice.id), &NoticeRow { erasure, created: position.0 })
+                let subject = *notice.subject.as_bytes();
+                self.put(row::notice(notice.id), &NoticeRow { subject, created: position.0 })
             }
-            Event::NoticeSettled { notice, .. } => {
+            Event::NoticeSettled { notice, subject, created, .. } => {
                 self.delete(row::notice(*notice));
-                Ok(())
+                self.waited_for(*subject, *created)
             }
             Event::DayClosed { day, counts, .. } => counts
                 .iter()
@@ -292,17 +293,32 @@ impl<'a> Changes<'a> {
         self.put(row::erasure(id), &row)
     }
 
-    /// What is erased by now is final, but for that which recipients are still to be told of.
+    /// While a notice waited no erasure of the person's was final. One that seems so is read from a log
+    /// in which the notice is erased.
+    fn waited_for(&mut self, subject: SubjectId, created: Position) -> Result<(), ViewsError> {
+        for id in ids_below(self.rows, self.db, &row::erasures_of(subject))? {
+            let id = ErasureId::from_bytes(id);
+            let row: ErasureRow = self.row(&row::erasure(id))?;
+            if row.is_final.is_some_and(|is_final| is_final > created.0) {
+                self.erasure(id, |row| row.is_final = None)?;
+                self.put(row::pending_erasure(id), &())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is erased by now is final, but for that of persons of whom recipients are still to be told:
+    /// what they are to be told has keys of its own.
     fn finalise(&mut self, position: Position) -> Result<(), ViewsError> {
         let mut waiting = Vec::new();
         for id in ids_below(self.rows, self.db, row::NOTICES)? {
             let row: NoticeRow = self.row(&row::notice(NoticeId::from_bytes(id)))?;
-            waiting.push(row.erasure);
+            waiting.push(row.subject);
         }
         for id in ids_below(self.rows, self.db, row::PENDING_ERASURES)? {
             let id = ErasureId::from_bytes(id);
             let row: ErasureRow = self.row(&row::erasure(id))?;
-            if row.erased.is_some() && !waiting.contains(id.as_bytes()) {
+            if row.erased.is_some() && !waiting.contains(&row.subject) {
                 self.delete(row::pending_erasure(id));
                 self.erasure(id, |row| row.is_final = Some(position.0))?;
             }

@@ -12,7 +12,7 @@
 mod changes;
 mod row;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::ops::{Range, RangeInclusive};
@@ -79,8 +79,8 @@ pub struct Entry {
 /// What the views know of a notice that has not come to its end.
 #[derive(Debug, Clone, Copy)]
 pub struct NoticeView {
-    /// The erasure that it is due to.
-    pub erasure: ErasureId,
+    /// Whose data it is about.
+    pub subject: SubjectId,
     /// Where it was created.
     pub created: Position,
 }
@@ -267,7 +267,7 @@ impl Views {
     pub fn notice(&self, id: NoticeId) -> Result<Option<NoticeView>, ViewsError> {
         let row = self.get::<NoticeRow>(&row::notice(id))?;
         Ok(row.map(|row| NoticeView {
-            erasure: ErasureId::from_bytes(row.erasure),
+            subject: SubjectId::from_bytes(row.subject),
             created: Position(row.created),
         }))
     }
@@ -317,19 +317,27 @@ impl Views {
         Ok(self.get(row::EPOCH)?.unwrap_or(1))
     }
 
-    /// Persons from an id on, at most `limit`.
+    /// Persons from an id on, at most `limit`, and fewer only where there are no more.
     pub fn subjects(&self, from: SubjectId, limit: usize) -> Result<Vec<SubjectId>, ViewsError> {
         let recent = self.read_recent();
         let (first, end) = (row::subject(from), row::subject(SubjectId::from_bytes([0xFF; 16])));
-        let on_disk = self.db.range(first.clone()..=end.clone()).keys();
-        // Those in memory may be deleted.
-        let mut ids: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
-        for key in on_disk.take(limit) {
-            ids.insert(key.map_err(engine)?.to_vec(), true);
+        let mut ids: BTreeSet<Vec<u8>> = BTreeSet::new();
+        for key in self.db.range(first.clone()..=end.clone()).keys() {
+            let key = key.map_err(engine)?.to_vec();
+            // What is in memory may be that it is deleted.
+            if !recent.contains_key(&key) {
+                ids.insert(key);
+            }
+            if ids.len() == limit {
+                break;
+            }
         }
-        ids.extend(recent.range(first..=end).map(|(key, row)| (key.clone(), row.is_some())));
-        let ids = ids.into_iter().filter(|(_, is_there)| *is_there).take(limit);
-        ids.map(|(key, _)| SubjectId::try_from(&key[1..]).map_err(|_| unreadable())).collect()
+        let in_memory = recent.range(first..=end).filter(|(_, row)| row.is_some());
+        ids.extend(in_memory.take(limit).map(|(key, _)| key.clone()));
+        ids.into_iter()
+            .take(limit)
+            .map(|key| SubjectId::try_from(&key[1..]).map_err(|_| unreadable()))
+            .collect()
     }
 
     /// What is known of a license.

@@ -9,7 +9,7 @@ use crate::domain::{
 };
 
 /// A change of any row or key. Views of another version are rebuilt.
-pub(super) const SCHEMA: u32 = 4;
+pub(super) const SCHEMA: u32 = 5;
 
 /// How far the log is in the views.
 #[derive(Serialize, Deserialize)]
@@ -87,10 +87,10 @@ pub(super) struct PagesRow {
     pub(super) entries: u8,
 }
 
-/// One event of a person or of a license. A page is some of them, one after the other.
+/// A notice that has not come to its end.
 #[derive(Serialize, Deserialize)]
 pub(super) struct NoticeRow {
-    pub(super) erasure: [u8; 16],
+    pub(super) subject: [u8; 16],
     pub(super) created: u64,
 }
 
@@ -101,6 +101,7 @@ pub(super) struct CountsRow {
     pub(super) activations: u32,
 }
 
+/// One event of a person or of a license. A page is some of them, one after the other.
 #[derive(Serialize, Deserialize, Clone, Copy)]
 pub(super) struct EntryRow {
     pub(super) position: u64,
@@ -143,6 +144,16 @@ pub(super) fn open_request(id: RequestId) -> Vec<u8> {
 
 pub(super) fn erasure(id: ErasureId) -> Vec<u8> {
     [b"e".as_slice(), id.as_bytes()].concat()
+}
+
+/// Says that an erasure is one of this person's.
+pub(super) fn erasure_of(subject: SubjectId, id: ErasureId) -> Vec<u8> {
+    [erasures_of(subject).as_slice(), id.as_bytes()].concat()
+}
+
+/// What the keys of a person's erasures begin with.
+pub(super) fn erasures_of(subject: SubjectId) -> Vec<u8> {
+    [b"x".as_slice(), subject.as_bytes()].concat()
 }
 
 /// Says that an erasure is not final yet.

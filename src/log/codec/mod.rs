@@ -7,8 +7,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
     Access, Actor, Category, Change, Counts, Day, Email, Event, LicenseKey, Note, Notice,
-    PersonName, Product, RecipientName, RecordedActor, RequestStep, Role, SealedActor, Seats,
-    Terms, TermsError, Timestamp,
+    PersonName, Position, Product, RecipientName, RecordedActor, RequestStep, Role, SealedActor,
+    Seats, SubjectId, Terms, TermsError, Timestamp,
 };
 use crate::proto::EVENT_CATEGORIES;
 use crate::proto::events as wire;
@@ -25,6 +25,9 @@ pub fn category(event_type: u8) -> Option<Category> {
     let (_, name) = EVENT_CATEGORIES.iter().find(|(known, _)| *known == event_type)?;
     Category::ALL.into_iter().find(|category| category.name() == *name)
 }
+
+/// The type of [`Event::NoticeCreated`].
+pub const NOTICE_CREATED: u8 = 20;
 
 /// The event as protobuf, and its type for the header.
 #[allow(clippy::too_many_lines)] // an arm for each event type
@@ -211,12 +214,17 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
             }),
         ),
         Event::NoticeCreated { notice, .. } => {
-            (20, Kind::NoticeCreated(notice_to_wire(notice, at_ms)))
+            (NOTICE_CREATED, Kind::NoticeCreated(notice_to_wire(notice, at_ms)))
         }
-        Event::NoticeSettled { notice, outcome, .. } => (
+        Event::NoticeSettled { notice, subject, created, outcome, .. } => (
             21,
             Kind::NoticeSettled(wire::NoticeSettled {
                 notice_id: notice.as_bytes().to_vec(),
+                subject_id: match *subject {
+                    SubjectId::NOBODY => Vec::new(),
+                    subject => subject.as_bytes().to_vec(),
+                },
+                created: created.0,
                 outcome: wire::NoticeOutcome::from(*outcome).into(),
                 at_ms,
             }),
@@ -399,6 +407,11 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
         }
         Kind::NoticeSettled(e) => Event::NoticeSettled {
             notice: id(&e.notice_id, "notice_id")?,
+            subject: match e.subject_id.as_slice() {
+                [] => SubjectId::NOBODY,
+                subject => id(subject, "subject_id")?,
+            },
+            created: Position(e.created),
             outcome: known(e.outcome(), "outcome")?,
             at: time(e.at_ms)?,
         },

@@ -40,6 +40,7 @@ use crate::service::store::{Store, StoreError, Stored, key_name};
 use crate::vault::{KeyName, NewKey};
 use crate::views::Checkpoint;
 use request::{Answer, Job};
+use upkeep::Begun;
 
 pub use request::{Granted, NoAnswer, Request, WriterHandle};
 
@@ -218,7 +219,7 @@ impl Writer {
         let answers = self.commit(jobs)?;
         for stored in answers.iter().flatten().flat_map(|granted| &granted.events) {
             if let Event::ErasureBegun { erasure, subject, reason, .. } = stored.event {
-                self.finish_erasure(erasure, subject, reason)?;
+                self.finish_erasure(erasure, subject, reason, Begun::Now)?;
             }
         }
         Ok(answers)

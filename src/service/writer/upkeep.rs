@@ -18,6 +18,15 @@ use crate::vault::{KeyName, NewKey, VaultError};
 /// How many products' counts fit a record.
 const PRODUCTS_A_RECORD: usize = 10;
 
+/// Who began an erasure that is to be carried to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// This process, a moment ago.
+    Now,
+    /// One before, which may have destroyed the keys and come no further.
+    Earlier,
+}
+
 impl Writer {
     /// Carries to its end what the last process began.
     pub(super) fn recover(&mut self) -> Result<(), WriterError> {
@@ -29,7 +38,7 @@ impl Writer {
                 let Event::ErasureBegun { reason, .. } = store.event(view.begun)?.event else {
                     return Err(StoreError::Mismatch(view.begun).into());
                 };
-                self.finish_erasure(erasure, view.subject, reason)?;
+                self.finish_erasure(erasure, view.subject, reason, Begun::Earlier)?;
             }
         }
         if store.vault.epoch() > views.epoch().map_err(StoreError::from)? {
@@ -44,6 +53,7 @@ impl Writer {
         erasure: ErasureId,
         subject: SubjectId,
         reason: ErasureReason,
+        begun: Begun,
     ) -> Result<(), WriterError> {
         // What is erased must have been counted.
         self.close_days(Day(i32::MAX))?;
@@ -55,9 +65,19 @@ impl Writer {
                 keys.into_iter().map(|(_, slot)| slot).collect()
             }
             ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
-            ErasureReason::Retention => erasure::expired_keys(&store, &self.policy, subject, now)?,
+            ErasureReason::Retention => {
+                match erasure::expired_keys(&store, &self.policy, subject, now) {
+                    // They are destroyed, all of them, as one.
+                    Err(StoreError::Erased(_)) if begun == Begun::Earlier => Vec::new(),
+                    keys => keys?,
+                }
+            }
         };
-        let records = erasure::records_under(&store, subject, &keys)?;
+        let records = if keys.is_empty() && begun == Begun::Earlier {
+            erasure::unstated_records(&store)?
+        } else {
+            erasure::records_under(&store, subject, &keys)?
+        };
         store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
         self.state = State::default();
         let epoch = store.vault.epoch();
@@ -109,7 +129,8 @@ impl Writer {
         if let Some(key) = store.vault.find(&KeyName::Notice(notice)) {
             store.vault.destroy(&[key], &mut *self.rng).map_err(StoreError::from)?;
         }
-        self.record(&Event::NoticeSettled { notice, outcome, at: self.clock.now() })?;
+        let (subject, created, at) = (view.subject, view.created, self.clock.now());
+        self.record(&Event::NoticeSettled { notice, subject, created, outcome, at })?;
         Ok(Ok(Granted::default()))
     }
 
