@@ -234,3 +234,18 @@ pub(super) fn notice(details: &NoticeDetails) -> v1::Notice {
         has_webhook: *has_webhook,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_category_counts_once_however_often_it_is_named() {
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(categories(&names(&["email"; 1200])).unwrap(), [Category::Email]);
+        let both = categories(&names(&["license", "email", "license"])).unwrap();
+        assert_eq!(both, [Category::Email, Category::License]);
+        assert!(categories(&names(&["email", "shoe_size"])).is_err());
+    }
+}

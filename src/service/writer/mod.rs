@@ -238,7 +238,9 @@ impl Writer {
     }
 
     fn decide(&mut self, jobs: &[Job]) -> Result<Plan, WriterError> {
-        if self.state.licenses.len() + self.state.activations.len() > STATE_KEPT {
+        let State { subjects, licenses, activations, requests } = &self.state;
+        let kept = subjects.len() + licenses.len() + activations.len() + requests.len();
+        if kept > STATE_KEPT {
             self.state = State::default();
         }
         let now = self.clock.now();
