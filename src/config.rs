@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Product;
-use crate::grpc::Limits;
+use crate::grpc::{Limits, Range};
 use crate::telemetry::LogSettings;
 
 /// Where the erasure ledger lies by default.
@@ -109,6 +110,16 @@ impl Default for Storage {
     }
 }
 
+impl Storage {
+    fn ranges(&self) -> [Range; 3] {
+        [
+            ("log_cache_mib", self.log_cache_mib, 1..=1 << 20),
+            ("views_cache_mib", self.views_cache_mib, 1..=1 << 20),
+            ("queue", u64::try_from(self.queue).unwrap_or(u64::MAX), 1..=1_000_000),
+        ]
+    }
+}
+
 fn system_cas() -> PathBuf {
     "/etc/ssl/certs/ca-certificates.crt".into()
 }
@@ -123,9 +134,12 @@ pub enum ConfigError {
     /// Not TOML, or not of the form; says the line.
     #[error("{0}")]
     Form(#[from] toml::de::Error),
-    /// A value is out of its range.
+    /// A value is not what it must be.
     #[error("{0} {1}")]
     Value(&'static str, &'static str),
+    /// A number is out of its range.
+    #[error("{0}.{1} must be {least} to {most}", least = .2.start(), most = .2.end())]
+    Range(&'static str, &'static str, RangeInclusive<u64>),
 }
 
 impl Config {
@@ -135,11 +149,25 @@ impl Config {
         if config.issuer.is_empty() || config.issuer.len() > 256 {
             return Err(ConfigError::Value("issuer", "must have 1 to 256 bytes"));
         }
-        if config.storage.queue == 0 {
-            return Err(ConfigError::Value("storage.queue", "must be at least 1"));
-        }
+        config.in_range()?;
         config.leases()?;
         Ok(config)
+    }
+
+    fn in_range(&self) -> Result<(), ConfigError> {
+        let tables = [
+            ("public.limits", self.public.limits.ranges().to_vec()),
+            ("staff.limits", self.staff.limits.ranges().to_vec()),
+            ("storage", self.storage.ranges().to_vec()),
+        ];
+        for (table, settings) in tables {
+            for (name, value, range) in settings {
+                if !range.contains(&value) {
+                    return Err(ConfigError::Range(table, name, range));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How long the receipts of which product are good for.
@@ -183,6 +211,29 @@ mod tests {
             let text = TEMPLATE.replacen(right, wrong, 1).replacen("\n#= [storage]", "", 1);
             let error = Config::parse(&text).unwrap_err().to_string();
             assert!(error.contains(named), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_number_is_absurd() {
+        let numbers = |prefix: &str, ranges: &[Range]| -> Vec<(String, RangeInclusive<u64>)> {
+            let range = |(name, _, range): &Range| (format!("[{prefix}]\n{name}"), range.clone());
+            ranges.iter().map(range).collect()
+        };
+        let mut settings = numbers("storage", &Storage::default().ranges());
+        for listener in ["public.limits", "staff.limits"] {
+            settings.extend(numbers(listener, &Limits::default().ranges()));
+        }
+        for (setting, range) in settings {
+            let with = |value: u64| Config::parse(&format!("{TEMPLATE}\n{setting} = {value}\n"));
+            for good in [*range.start(), *range.end()] {
+                assert!(with(good).is_ok(), "{setting} = {good}");
+            }
+            for absurd in [range.start() - 1, range.end() + 1, i64::MAX.unsigned_abs()] {
+                let error = with(absurd).unwrap_err().to_string();
+                let (_, name) = setting.split_once('\n').unwrap();
+                assert!(error.contains(name), "{setting} = {absurd}: {error}");
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod tls;
 
 use std::future::Future;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,25 @@ impl Default for Limits {
             header_bytes: 8192,
             message_bytes: 16 * 1024,
         }
+    }
+}
+
+/// A setting, its value, and what it may be.
+pub type Range = (&'static str, u64, RangeInclusive<u64>);
+
+impl Limits {
+    /// Each bound, with what serves nobody and what bounds nothing left out.
+    pub fn ranges(&self) -> [Range; 7] {
+        let wide = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        [
+            ("connections", wide(self.connections), 1..=1_000_000),
+            ("handshake_seconds", self.handshake_seconds, 1..=300),
+            ("idle_seconds", self.idle_seconds, 1..=86_400),
+            ("call_seconds", self.call_seconds, 1..=3600),
+            ("concurrent_streams", self.concurrent_streams.into(), 1..=65_535),
+            ("header_bytes", self.header_bytes.into(), 1024..=1 << 20),
+            ("message_bytes", wide(self.message_bytes), 4096..=1 << 20),
+        ]
     }
 }
 
