@@ -202,14 +202,40 @@ async fn damaged_data_is_never_served_and_the_message_says_what_to_do() {
         assert!(refusal.contains("restore") || refusal.contains("put back"), "{name}: {refusal}");
         copy_back(name, &whole);
     }
-    // An older log, as a careless restore would bring it.
-    let log = place.directory().join("data/log");
-    fs::rename(&log, place.beside("newer")).unwrap();
-    fs::rename(other.directory().join("data/log"), &log).unwrap();
+    for name in ["vault", "head", "log"] {
+        fs::rename(file(&place, name), place.beside("gone")).unwrap();
+        let refusal = place.refusal();
+        assert!(refusal.contains("missing") && refusal.contains("restore"), "{name}: {refusal}");
+        fs::rename(place.beside("gone"), file(&place, name)).unwrap();
+    }
+    // The key of a record that is zeros: it is not taken for one that was never there.
+    let whole = fs::read(file(&place, "vault")).unwrap();
+    let mut zeroed = whole.clone();
+    zeroed[128..256].fill(0);
+    copy_back("vault", &zeroed);
+    let refusal = place.refusal();
+    assert!(refusal.contains("slot 1 of the vault holds no key"), "{refusal}");
+    copy_back("vault", &whole);
+    // An older log, as a careless restore would bring it; and the head file with it.
+    let older = |name: &str| {
+        fs::rename(file(&place, name), place.beside(name)).unwrap();
+        fs::rename(file(&other, name), file(&place, name)).unwrap();
+    };
+    older("log");
     let refusal = place.refusal();
     assert!(refusal.contains("records are lost"), "{refusal}");
-    fs::remove_dir_all(&log).unwrap();
-    fs::rename(place.beside("newer"), &log).unwrap();
+    older("head");
+    fs::rename(place.directory().join("keys"), place.beside("keys")).unwrap();
+    fs::rename(other.directory().join("keys"), place.directory().join("keys")).unwrap();
+    let master_key = place.beside("keys/master.key");
+    fs::copy(master_key, place.directory().join("keys/master.key")).unwrap();
+    let refusal = place.refusal();
+    assert!(refusal.contains("the log is older than the vault"), "{refusal}");
+    for (name, back) in [("log", "data/log"), ("head", "data/head"), ("keys", "keys")] {
+        let back = place.directory().join(back);
+        if back.is_dir() { fs::remove_dir_all(&back) } else { fs::remove_file(&back) }.unwrap();
+        fs::rename(place.beside(name), back).unwrap();
+    }
 
     let server = place.start();
     assert_eq!(server.history(ADA).await.unwrap().licenses[0].activations_total, 9);

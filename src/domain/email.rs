@@ -63,9 +63,7 @@ impl Email {
         if local.len() > MAX_LOCAL_BYTES {
             return Err(EmailError::TooLong);
         }
-        if local
-            .chars()
-            .any(|c| c.is_control() || c.is_whitespace() || "\"(),:;<>@[\\]".contains(c))
+        if local.chars().any(|c| !is_shown(c) || c.is_whitespace() || "\"(),:;<>@[\\]".contains(c))
         {
             return Err(EmailError::Character);
         }
@@ -86,6 +84,14 @@ impl Email {
     pub fn expose_normal(&self) -> &str {
         &self.normal
     }
+}
+
+/// Whether a character is one that people see: no control, and none that changes the order of others, so
+/// that an address could look like another.
+fn is_shown(c: char) -> bool {
+    let is_bidi =
+        matches!(c, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}');
+    !c.is_control() && !is_bidi
 }
 
 fn normal_domain(domain: &str) -> Option<String> {
@@ -143,6 +149,8 @@ mod tests {
             ("a\0da@example.com", EmailError::Character),
             ("\"ada\"@example.com", EmailError::Character),
             ("ada@eve@example.com", EmailError::Character),
+            ("ada\u{202E}nomed@example.com", EmailError::Character),
+            ("a\u{200B}da@example.com", EmailError::Character),
             ("ada@example", EmailError::Domain),
             ("ada@-example-.com", EmailError::Domain),
             ("ada@exa mple.com", EmailError::Domain),

@@ -9,7 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -51,8 +51,14 @@ pub struct Checkpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum HeadError {
     /// The file cannot be read or written.
-    #[error("the head file cannot be read or written: {0}")]
+    #[error("the head file cannot be read or written: {0}; check the disk")]
     Io(#[from] io::Error),
+    /// There is no file.
+    #[error(
+        "the head file {} is missing: without it nobody would know that records are lost; restore it \
+         from a backup", .0.display()
+    )]
+    Missing(PathBuf),
     /// Not a checkpoint signed by this log's key.
     #[error("the head file is damaged or signed by another key; restore it from a backup")]
     Invalid,
@@ -178,7 +184,11 @@ pub fn check(
     key: &LogKey,
     mut each: impl FnMut(&Header),
 ) -> Result<CompactRange, HeadError> {
-    let known = key.verify(&fs::read_to_string(path)?)?;
+    let note = fs::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => HeadError::Missing(path.to_owned()),
+        _ => error.into(),
+    })?;
+    let known = key.verify(str::from_utf8(&note).map_err(|_| HeadError::Invalid)?)?;
     let mut range = CompactRange::default();
     let mut matches = known.root == range.root() && known.size == Position::ZERO;
     let head = scan(log, Position::ZERO, |position, bytes| {
@@ -291,5 +301,10 @@ mod tests {
         let [ours, theirs] = ["a", "a"].map(|name| LogKey::generate(name, &mut rand::rng()));
         write(&path, &theirs, &checkpoint(&[])).unwrap();
         assert!(matches!(check(&log(&[]), &path, &ours, |_| ()), Err(HeadError::Invalid)));
+        fs::write(&path, [0xFF; 100]).unwrap();
+        assert!(matches!(check(&log(&[]), &path, &ours, |_| ()), Err(HeadError::Invalid)));
+        fs::remove_file(&path).unwrap();
+        let missing = check(&log(&[]), &path, &ours, |_| ());
+        assert!(matches!(missing, Err(HeadError::Missing(missing)) if missing == path));
     }
 }

@@ -13,6 +13,7 @@ pub mod sled;
 pub mod tree;
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::domain::Position;
 use record::RecordError;
@@ -56,6 +57,9 @@ pub enum LogError {
     /// The disk, or what lies between it and us.
     #[error("the log cannot be read or written: {0}; check the disk, then start again")]
     Io(#[from] io::Error),
+    /// There are no files.
+    #[error("{} is missing; restore the log from a backup", .0.display())]
+    Missing(PathBuf),
     /// The engine found its files damaged, or is not the engine that wrote them.
     #[error("the log's files are damaged: {0}; restore them from a backup")]
     Engine(String),

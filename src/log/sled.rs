@@ -49,7 +49,11 @@ impl SledLog {
 
     /// Opens a log that was made before. `cache_bytes` bounds what sled keeps in memory.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, LogError> {
-        let file = File::open(directory.join("db"))?;
+        let path = directory.join("db");
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => LogError::Missing(path),
+            _ => error.into(),
+        })?;
         for torn in torn_snapshots(directory)? {
             fs::remove_file(torn)?;
         }

@@ -85,7 +85,11 @@ impl FileVault {
     /// Opens a vault, reads every slot, and destroys what the ledger says was destroyed.
     pub fn open(places: Places, rng: &mut dyn CryptoRng) -> Result<Self, VaultError> {
         let (mut ledger, entries) = Ledger::open(&places.ledger)?;
-        let mut file = OpenOptions::new().read(true).write(true).open(&places.vault)?;
+        let file = OpenOptions::new().read(true).write(true).open(&places.vault);
+        let mut file = file.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => VaultError::Gone(places.vault.clone()),
+            _ => error.into(),
+        })?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         // A remainder is growth that a power cut interrupted; it was never used.

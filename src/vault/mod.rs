@@ -12,6 +12,7 @@ pub mod memory;
 mod slot;
 
 use std::io;
+use std::path::PathBuf;
 
 use rand::CryptoRng;
 use sha2::{Digest as _, Sha256};
@@ -145,6 +146,9 @@ pub enum VaultError {
     /// The disk, or what lies between it and us.
     #[error("the vault cannot be read or written: {0}; check the disk, then start again")]
     Io(#[from] io::Error),
+    /// There is no file.
+    #[error("the vault {} is missing; restore it from a backup", .0.display())]
+    Gone(PathBuf),
     /// The file is no vault.
     #[error("the vault's file is no vault, or is cut short; restore it from a backup")]
     Foreign,
