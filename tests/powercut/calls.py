@@ -68,7 +68,7 @@ def main():
     def make_states(numbers):
         recordings = {}
         for name in SHARES:
-            trace, history = record.load(options.place / name)
+            trace, history = record.load(options.place / name, options.deaf_to)
             recordings[name] = trace, history, phases(trace, history)
         return [State(options.seed, number, recordings) for number in numbers]
 

@@ -63,9 +63,9 @@ def is_end(moment):
     return moment % 2 == 1
 
 
-def load(place):
+def load(place, deaf_to=None):
     """The trace and the history of a recording, after a look whether the trace is complete."""
-    trace = Trace(place / "trace", place / "root")
+    trace = Trace(place / "trace", place / "root", deaf_to)
     if trace.unsettled:
         raise Unsettled(f"a process was killed within {trace.unsettled}")
     if differing := differences(trace.top, place / "root"):

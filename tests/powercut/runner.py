@@ -64,6 +64,7 @@ def arguments(description):
     )
     parser.add_argument("--again", action="store_true", help="with the recordings that are there")
     parser.add_argument("--must-fail", action="store_true", help="a known-bad server is found out")
+    parser.add_argument("--deaf-to", help="paths whose syncs the disk does not heed")
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 

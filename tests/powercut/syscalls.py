@@ -5,6 +5,7 @@ these stops. So a call whose end stands before another's beginning had ended whe
 and nothing else is taken to be so.
 """
 
+import fnmatch
 import os
 import re
 from typing import NamedTuple
@@ -93,10 +94,12 @@ def calls(path):
 
 
 class Trace:
-    """The files below `root`, which was empty, through a run."""
+    """The files below `root`, which was empty, through a run, on a disk that is deaf to the syncs of
+    some: paths below `root` that match the pattern."""
 
-    def __init__(self, path, root):
+    def __init__(self, path, root, deaf_to=None):
         self.root = str(root)
+        self.deaf_to = deaf_to
         self.top = Directory()
         self.descriptors = {}
         self.processes = {}
@@ -249,11 +252,17 @@ class Trace:
 
     def take_fsync(self, call):
         opened = self.opened(call, call.arguments[0])
-        if opened and call.value == 0:
+        if opened and call.value == 0 and not self.is_deaf_to(call.arguments[0]):
             opened.node.sync(call.begun, call.ended)
             self.moments += [call.begun, call.ended]
 
     take_fdatasync = take_fsync
+
+    def is_deaf_to(self, argument):
+        if self.deaf_to is None:
+            return False
+        path = text(f'"{DESCRIPTOR.match(argument)[2]}"')
+        return fnmatch.fnmatch(os.path.relpath(path, self.root), self.deaf_to)
 
     def take_chmod(self, call):
         self.chmod(text(call.arguments[0]), call.arguments[1])
