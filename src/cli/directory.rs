@@ -13,7 +13,7 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -101,7 +101,7 @@ impl Directory {
         let mut unfinished = name.to_owned();
         unfinished.push(format!(".{:08x}.unfinished", rng.next_u32()));
         let unfinished = Self(parent.join(unfinished));
-        fs::create_dir_all(parent).with_context(|| format!("{shown} cannot be made"))?;
+        make_directories(parent).with_context(|| format!("{shown} cannot be made"))?;
         let made = unfinished.make(now, rng).and_then(|()| {
             sync_directories(&unfinished.0)?;
             fs::rename(&unfinished.0, &self.0)?;
@@ -330,6 +330,25 @@ pub(super) fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
         );
     }
     Ok(Zeroizing::new(read(path)?))
+}
+
+/// Makes a directory and those above it that are missing, durably: what `init` makes is of no use
+/// after a power cut if a directory above it is gone.
+fn make_directories(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    make_directories(parent)?;
+    match fs::create_dir(path) {
+        // Somebody else just made it.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    File::open(parent)?.sync_all()
 }
 
 /// The names in a directory are durable only when it is synced itself.
