@@ -114,28 +114,36 @@ impl Writer {
 
     /// Records what happened on each day before this one since it was last counted.
     pub(super) fn close_days(&mut self, before: Day) -> Result<(), WriterError> {
-        let mut counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
-        counted.retain(|day, _| *day < before);
-        let at = self.clock.now();
-        for (day, counts) in counted {
-            for counts in counts.chunks(PRODUCTS_A_RECORD) {
-                self.record(&Event::DayClosed { day, counts: counts.to_vec(), at })?;
+        loop {
+            let mut counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
+            counted.retain(|day, _| *day < before);
+            let Some((day, mut counts)) = counted.pop_first() else { return Ok(()) };
+            counts.truncate(PRODUCTS_A_RECORD);
+            let closed = Event::DayClosed { day, counts, at: self.clock.now() };
+            if !self.append_alone(&closed)? {
+                // Another writer may have counted the day, or added to it.
+                self.catch_up()?;
             }
+        }
+    }
+
+    /// Appends an event that nobody asked for, and that holds whatever other writers do.
+    fn record(&mut self, event: &Event) -> Result<(), WriterError> {
+        while !self.append_alone(event)? {
+            self.catch_up()?;
         }
         Ok(())
     }
 
-    /// Appends an event that nobody asked for.
-    fn record(&mut self, event: &Event) -> Result<(), WriterError> {
-        loop {
-            let key = NewKey { name: KeyName::System, tag: None };
-            let plan =
-                Plan { events: vec![Planned { event: event.clone(), key }], ..Plan::default() };
-            let records = self.seal(&plan.events)?;
-            if self.append(&records)? {
-                return self.publish(plan, &records).map(drop);
-            }
-            self.catch_up()?;
+    /// False: another writer was first, and nothing is appended.
+    fn append_alone(&mut self, event: &Event) -> Result<bool, WriterError> {
+        let key = NewKey { name: KeyName::System, tag: None };
+        let plan = Plan { events: vec![Planned { event: event.clone(), key }], ..Plan::default() };
+        let records = self.seal(&plan.events)?;
+        let is_there = self.append(&records)?;
+        if is_there {
+            self.publish(plan, &records)?;
         }
+        Ok(is_there)
     }
 }
