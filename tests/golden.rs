@@ -135,7 +135,11 @@ fn privacy_events(
         ("NoticeCreated, erased", noticed(Change::Erased)),
         ("NoticeCreated, rectified", noticed(Change::Rectified { email: Some(email.clone()) })),
         ("NoticeCreated, another name", noticed(Change::Rectified { email: None })),
-        ("NoticeSettled", Event::NoticeSettled { notice, outcome, at }),
+        ("NoticeSettled", Event::NoticeSettled { notice, erasure: None, outcome, at }),
+        (
+            "NoticeSettled, of an erasure",
+            Event::NoticeSettled { notice, erasure: Some(erasure), outcome, at },
+        ),
         ("RecipientTold", Event::RecipientTold { subject, recipient: recipient(), outcome, at }),
         ("DayClosed", Event::DayClosed { day: Day(20_781), counts, at }),
     ]

@@ -246,6 +246,8 @@ pub enum Event {
     NoticeSettled {
         /// Which.
         notice: NoticeId,
+        /// The erasure that it was due to. `None`: the event is of an early version.
+        erasure: Option<ErasureId>,
         /// How.
         outcome: NoticeOutcome,
         /// When.

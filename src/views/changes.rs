@@ -140,9 +140,9 @@ impl<'a> Changes<'a> {
                 let erasure = *notice.erasure.as_bytes();
                 self.put(row::notice(notice.id), &NoticeRow { erasure, created: position.0 })
             }
-            Event::NoticeSettled { notice, .. } => {
+            Event::NoticeSettled { notice, erasure, .. } => {
                 self.delete(row::notice(*notice));
-                Ok(())
+                erasure.map_or(Ok(()), |erasure| self.waited(erasure))
             }
             Event::DayClosed { day, counts, .. } => counts
                 .iter()
@@ -306,6 +306,19 @@ impl<'a> Changes<'a> {
                 self.delete(row::pending_erasure(id));
                 self.erasure(id, |row| row.is_final = Some(position.0))?;
             }
+        }
+        Ok(())
+    }
+
+    /// An erasure had a notice waiting up to now, so that nothing before made it final. Where the
+    /// notice is erased itself, only this tells.
+    fn waited(&mut self, id: ErasureId) -> Result<(), ViewsError> {
+        // A first name replaces none: its notices belong to an erasure that never began.
+        let known: Option<ErasureRow> = get(self.rows, self.db, &row::erasure(id))?;
+        let Some(mut row) = known else { return Ok(()) };
+        if row.is_final.take().is_some() {
+            self.put(row::erasure(id), &row)?;
+            self.put(row::pending_erasure(id), &())?;
         }
         Ok(())
     }

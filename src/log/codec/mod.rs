@@ -213,12 +213,13 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
         Event::NoticeCreated { notice, .. } => {
             (20, Kind::NoticeCreated(notice_to_wire(notice, at_ms)))
         }
-        Event::NoticeSettled { notice, outcome, .. } => (
+        Event::NoticeSettled { notice, erasure, outcome, .. } => (
             21,
             Kind::NoticeSettled(wire::NoticeSettled {
                 notice_id: notice.as_bytes().to_vec(),
                 outcome: wire::NoticeOutcome::from(*outcome).into(),
                 at_ms,
+                erasure_id: erasure.map(|erasure| erasure.as_bytes().to_vec()),
             }),
         ),
         Event::RecipientTold { subject, recipient, outcome, .. } => (
@@ -399,6 +400,7 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
         }
         Kind::NoticeSettled(e) => Event::NoticeSettled {
             notice: id(&e.notice_id, "notice_id")?,
+            erasure: e.erasure_id.as_ref().map(|bytes| id(bytes, "erasure_id")).transpose()?,
             outcome: known(e.outcome(), "outcome")?,
             at: time(e.at_ms)?,
         },

@@ -108,7 +108,8 @@ impl Writer {
         if let Some(key) = store.vault.find(&KeyName::Notice(notice)) {
             store.vault.destroy(&[key], &mut *self.rng).map_err(StoreError::from)?;
         }
-        self.record(&Event::NoticeSettled { notice, outcome, at: self.clock.now() })?;
+        let (erasure, at) = (Some(view.erasure), self.clock.now());
+        self.record(&Event::NoticeSettled { notice, erasure, outcome, at })?;
         Ok(Ok(Granted::default()))
     }
 
