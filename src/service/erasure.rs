@@ -9,9 +9,10 @@ use crate::domain::{
     Category, Change, ErasureId, Event, KeptActivation, KeptLicense, LicenseId, Notice, NoticeId,
     Position, Status, SubjectId, Timestamp,
 };
-use crate::log::record::KeySlot;
+use crate::log::record::{self, KeySlot};
+use crate::log::{self, LogError, codec};
 use crate::policy::Policy;
-use crate::vault::KeyName;
+use crate::vault::{KeyName, SlotState};
 use crate::views::Entry;
 
 /// How many entries are read at a time.
@@ -124,6 +125,35 @@ pub(super) fn records_under(
         }
     }
     Ok(counts.into_iter().collect())
+}
+
+/// How many records of which event type went with keys that were destroyed, and are in no statement yet:
+/// those of an erasure that was interrupted. Notices go without a statement.
+pub(super) fn unstated(store: &Store) -> Result<BTreeMap<u8, u64>, StoreError> {
+    let system = store.vault.find(&KeyName::System);
+    let mut gone: BTreeMap<u8, u64> = BTreeMap::new();
+    let mut statements = Vec::new();
+    log::scan(store.log.as_ref(), Position::ZERO, |position, bytes| {
+        let (header, _) =
+            record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
+        if Some(header.slot) == system {
+            statements.push(position);
+        } else if store.vault.state(header.slot) == SlotState::Destroyed
+            && header.event_type != codec::NOTICE_CREATED
+        {
+            *gone.entry(header.event_type).or_default() += 1;
+        }
+        Ok::<_, LogError>(())
+    })?;
+    for (_, event) in store.events(statements)? {
+        let Event::DataErased { records, .. } = event else { continue };
+        for (event_type, count) in records {
+            let left = gone.entry(event_type).or_default();
+            *left = left.saturating_sub(count);
+        }
+    }
+    gone.retain(|_, count| *count > 0);
+    Ok(gone)
 }
 
 /// Where everything about a person is: their own events and those of their licenses.

@@ -20,6 +20,9 @@ use values::known;
 #[error("{0} is missing or not valid")]
 pub struct DecodeError(&'static str);
 
+/// The type of the event that a recipient is to be told something.
+pub const NOTICE_CREATED: u8 = 20;
+
 /// What kind of personal data events of this type hold; `None`: none.
 pub fn category(event_type: u8) -> Option<Category> {
     let (_, name) = EVENT_CATEGORIES.iter().find(|(known, _)| *known == event_type)?;
@@ -211,7 +214,7 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
             }),
         ),
         Event::NoticeCreated { notice, .. } => {
-            (20, Kind::NoticeCreated(notice_to_wire(notice, at_ms)))
+            (NOTICE_CREATED, Kind::NoticeCreated(notice_to_wire(notice, at_ms)))
         }
         Event::NoticeSettled { notice, erasure, outcome, .. } => (
             21,

@@ -1,6 +1,7 @@
 //! What the writer does beyond deciding and appending: it carries erasures to their end, moves the
 //! vault to new epochs, ends notices, and counts days. Each is an append of its own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -22,13 +23,15 @@ impl Writer {
     pub(super) fn recover(&mut self) -> Result<(), WriterError> {
         let store = Arc::clone(&self.store);
         let views = &store.views;
-        for erasure in views.pending_erasures().map_err(StoreError::from)? {
-            let Some(view) = views.erasure(erasure).map_err(StoreError::from)? else { continue };
+        for id in views.pending_erasures().map_err(StoreError::from)? {
+            let Some(view) = views.erasure(id).map_err(StoreError::from)? else { continue };
             if view.erased.is_none() {
                 let Event::ErasureBegun { reason, .. } = store.event(view.begun)?.event else {
                     return Err(StoreError::Mismatch(view.begun).into());
                 };
-                self.finish_erasure(erasure, view.subject, reason)?;
+                // It may have come as far as to destroy the keys.
+                let gone = erasure::unstated(&store)?;
+                self.end_erasure(id, view.subject, reason, gone)?;
             }
         }
         if store.vault.epoch() > views.epoch().map_err(StoreError::from)? {
@@ -44,6 +47,17 @@ impl Writer {
         subject: SubjectId,
         reason: ErasureReason,
     ) -> Result<(), WriterError> {
+        self.end_erasure(erasure, subject, reason, BTreeMap::new())
+    }
+
+    /// `gone`: how many records of which event type went with its keys already.
+    fn end_erasure(
+        &mut self,
+        erasure: ErasureId,
+        subject: SubjectId,
+        reason: ErasureReason,
+        mut gone: BTreeMap<u8, u64>,
+    ) -> Result<(), WriterError> {
         // What is erased must have been counted.
         self.close_days(Day(i32::MAX))?;
         let now = self.clock.now();
@@ -56,7 +70,10 @@ impl Writer {
             ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
             ErasureReason::Retention => erasure::expired_keys(&store, &self.policy, subject, now)?,
         };
-        let records = erasure::records_under(&store, subject, &keys)?;
+        for (event_type, count) in erasure::records_under(&store, subject, &keys)? {
+            *gone.entry(event_type).or_default() += count;
+        }
+        let records = gone.into_iter().collect();
         store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
         self.state = State::default();
         let epoch = store.vault.epoch();
