@@ -128,36 +128,32 @@ pub(super) fn records_under(
     Ok(counts.into_iter().collect())
 }
 
-/// How many records of which event type are destroyed without an event that says so: those of the one
-/// erasure that a process destroyed the keys for, and came no further. Reads the whole log.
-pub(super) fn unstated_records(store: &Store) -> Result<Vec<(u8, u64)>, StoreError> {
-    let mut counts: BTreeMap<u8, u64> = BTreeMap::new();
-    let mut stated: BTreeMap<u8, u64> = BTreeMap::new();
+/// How many records of which event type went with keys that were destroyed, and are in no statement yet:
+/// those of the one erasure that was interrupted. Notices go without a statement. Reads the whole log.
+pub(super) fn unstated_records(store: &Store) -> Result<BTreeMap<u8, u64>, StoreError> {
+    let mut gone: BTreeMap<u8, u64> = BTreeMap::new();
+    let mut statements = Vec::new();
     scan(store.log.as_ref(), Position::ZERO, |position, bytes| {
         let (header, _) =
             record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
-        if store.vault.state(header.slot) == SlotState::Destroyed {
-            *counts.entry(header.event_type).or_default() += 1;
-        } else if codec::category(header.event_type).is_none() {
-            match store.event(position)?.event {
-                Event::DataErased { records, .. } => {
-                    for (event_type, count) in records {
-                        *stated.entry(event_type).or_default() += count;
-                    }
-                }
-                Event::NoticeSettled { .. } => {
-                    *stated.entry(codec::NOTICE_CREATED).or_default() += 1;
-                }
-                _ => {}
-            }
+        if codec::category(header.event_type).is_none() {
+            statements.push(position);
+        } else if store.vault.state(header.slot) == SlotState::Destroyed
+            && header.event_type != codec::NOTICE_CREATED
+        {
+            *gone.entry(header.event_type).or_default() += 1;
         }
-        Ok::<_, StoreError>(())
+        Ok::<_, LogError>(())
     })?;
-    for (event_type, count) in &mut counts {
-        *count = count.saturating_sub(stated.get(event_type).copied().unwrap_or_default());
+    for (_, event) in store.events(statements)? {
+        let Event::DataErased { records, .. } = event else { continue };
+        for (event_type, count) in records {
+            let left = gone.entry(event_type).or_default();
+            *left = left.saturating_sub(count);
+        }
     }
-    counts.retain(|_, count| *count > 0);
-    Ok(counts.into_iter().collect())
+    gone.retain(|_, count| *count > 0);
+    Ok(gone)
 }
 
 /// Where everything about a person is: their own events and those of their licenses.

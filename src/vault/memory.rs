@@ -33,6 +33,19 @@ impl MemoryVault {
         Self { tag_key, inner: RwLock::new(inner) }
     }
 
+    /// Destroys the keys that no record is sealed under, as [`FileVault`](super::file::FileVault) does
+    /// at a start.
+    pub fn destroy_unused(
+        &self,
+        is_used: impl Fn(KeySlot) -> bool,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(), VaultError> {
+        let live = |(slot, key): (&KeySlot, &Option<_>)| key.is_some().then_some(*slot);
+        let live: Vec<KeySlot> = self.read().keys.iter().filter_map(live).collect();
+        let unused: Vec<KeySlot> = live.into_iter().filter(|slot| !is_used(*slot)).collect();
+        self.destroy(&unused, rng)
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -97,34 +97,24 @@ pub struct Parts {
     pub policy: Arc<Policy>,
 }
 
-/// Carries to its end what the last process began, so that nobody meets it half done, and starts the
-/// writer on a thread of its own. It stops when the last handle is gone and everything that waits is
-/// answered; the receiver then has its result.
+/// Starts the writer on a thread of its own. It stops when the last handle is gone and everything that
+/// waits is answered; the receiver then has its result.
 pub fn spawn(parts: Parts) -> Result<(WriterHandle, Stopped), WriterError> {
-    let (jobs, queue) = mpsc::channel(parts.queue);
+    let (handle, writer) = Writer::new(parts)?;
     let (stopped, result) = oneshot::channel();
-    let head = parts.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
-    let mut writer = Writer {
-        head,
-        store: parts.store,
-        tree: parts.tree,
-        clock: parts.clock,
-        rng: parts.rng,
-        policy: parts.policy,
-        state: State::default(),
-    };
-    writer.recover()?;
     let run = move || {
-        let run = std::panic::AssertUnwindSafe(|| writer.run(queue));
+        let run = std::panic::AssertUnwindSafe(|| writer.run());
         let result = std::panic::catch_unwind(run).unwrap_or(Err(WriterError::Panicked));
         // Nobody may be left to hear it.
         let _ = stopped.send(result);
     };
     thread::Builder::new().name("writer".to_owned()).spawn(run).map_err(WriterError::Thread)?;
-    Ok((WriterHandle { jobs }, result))
+    Ok((handle, result))
 }
 
-struct Writer {
+/// The one writer. [`spawn`] runs it; a test may take its steps itself.
+pub struct Writer {
+    queue: mpsc::Receiver<Job>,
     store: Arc<Store>,
     tree: Arc<Mutex<CompactRange>>,
     clock: Arc<dyn Clock>,
@@ -172,34 +162,69 @@ struct Decision {
 }
 
 impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<(), WriterError> {
+    /// Carries to its end what the last process began, so that nobody meets it half done.
+    pub fn new(parts: Parts) -> Result<(WriterHandle, Self), WriterError> {
+        let (jobs, queue) = mpsc::channel(parts.queue);
+        let head = parts.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
+        let mut writer = Self {
+            queue,
+            head,
+            store: parts.store,
+            tree: parts.tree,
+            clock: parts.clock,
+            rng: parts.rng,
+            policy: parts.policy,
+            state: State::default(),
+        };
+        writer.recover()?;
+        Ok((WriterHandle { jobs }, writer))
+    }
+
+    fn run(mut self) -> Result<(), WriterError> {
         let mut jobs = Vec::with_capacity(BATCH);
         let mut answered = 0;
-        while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
+        while self.queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
             if jobs.len().max(answered) > 1 {
                 thread::sleep(GATHER);
-                while jobs.len() < BATCH
-                    && let Ok(job) = queue.try_recv()
-                {
-                    jobs.push(job);
-                }
+                self.gather(&mut jobs);
             }
             answered = jobs.len();
-            // On an error `jobs` and `queue` are dropped: everyone who waits learns that it stopped.
-            let mut answers = Vec::with_capacity(jobs.len());
-            let shares = |a: &Job, b: &Job| !a.request.is_alone() && !b.request.is_alone();
-            for batch in jobs.chunk_by(shares) {
-                answers.extend(self.answer(batch).inspect_err(|error| {
-                    if let WriterError::Store(StoreError::Views(_)) = error {
-                        // Where this fails too, they will not open either.
-                        let _ = self.store.views.distrust();
-                    }
-                })?);
-            }
-            for (job, answer) in jobs.drain(..).zip(answers) {
-                // The client may be gone.
-                let _ = job.answer.send(answer);
-            }
+            self.answer_all(&mut jobs)?;
+        }
+        Ok(())
+    }
+
+    /// Answers the requests that wait now, at most a batch of them. After an error it must be dropped:
+    /// everyone who waits then learns that it stopped.
+    pub fn step(&mut self) -> Result<(), WriterError> {
+        let mut jobs = Vec::new();
+        self.gather(&mut jobs);
+        self.answer_all(&mut jobs)
+    }
+
+    fn gather(&mut self, jobs: &mut Vec<Job>) {
+        while jobs.len() < BATCH
+            && let Ok(job) = self.queue.try_recv()
+        {
+            jobs.push(job);
+        }
+    }
+
+    fn answer_all(&mut self, jobs: &mut Vec<Job>) -> Result<(), WriterError> {
+        // On an error the jobs are dropped: everyone who waits learns that it stopped.
+        let mut answers = Vec::with_capacity(jobs.len());
+        let shares = |a: &Job, b: &Job| !a.request.is_alone() && !b.request.is_alone();
+        for batch in jobs.chunk_by(shares) {
+            answers.extend(self.answer(batch).inspect_err(|error| {
+                if let WriterError::Store(StoreError::Views(_)) = error {
+                    // Where this fails too, they will not open either.
+                    let _ = self.store.views.distrust();
+                }
+            })?);
+        }
+        for (job, answer) in jobs.drain(..).zip(answers) {
+            // The client may be gone.
+            let _ = job.answer.send(answer);
         }
         Ok(())
     }

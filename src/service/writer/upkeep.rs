@@ -1,6 +1,7 @@
 //! What the writer does beyond deciding and appending: it carries erasures to their end, moves the
 //! vault to new epochs, ends notices, and counts days. Each is an append of its own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -32,13 +33,13 @@ impl Writer {
     pub(super) fn recover(&mut self) -> Result<(), WriterError> {
         let store = Arc::clone(&self.store);
         let views = &store.views;
-        for erasure in views.pending_erasures().map_err(StoreError::from)? {
-            let Some(view) = views.erasure(erasure).map_err(StoreError::from)? else { continue };
+        for id in views.pending_erasures().map_err(StoreError::from)? {
+            let Some(view) = views.erasure(id).map_err(StoreError::from)? else { continue };
             if view.erased.is_none() {
                 let Event::ErasureBegun { reason, .. } = store.event(view.begun)?.event else {
                     return Err(StoreError::Mismatch(view.begun).into());
                 };
-                self.finish_erasure(erasure, view.subject, reason, Begun::Earlier)?;
+                self.finish_erasure(id, view.subject, reason, Begun::Earlier)?;
             }
         }
         if store.vault.epoch() > views.epoch().map_err(StoreError::from)? {
@@ -73,11 +74,14 @@ impl Writer {
                 }
             }
         };
-        let records = if keys.is_empty() && begun == Begun::Earlier {
-            erasure::unstated_records(&store)?
-        } else {
-            erasure::records_under(&store, subject, &keys)?
+        let mut records = match begun {
+            Begun::Now => BTreeMap::new(),
+            Begun::Earlier => erasure::unstated_records(&store)?,
         };
+        for (event_type, count) in erasure::records_under(&store, subject, &keys)? {
+            *records.entry(event_type).or_default() += count;
+        }
+        let records = records.into_iter().collect();
         store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
         self.state = State::default();
         let epoch = store.vault.epoch();
@@ -136,28 +140,37 @@ impl Writer {
 
     /// Records what happened on each day before this one since it was last counted.
     pub(super) fn close_days(&mut self, before: Day) -> Result<(), WriterError> {
-        let mut counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
-        counted.retain(|day, _| *day < before);
-        let at = self.clock.now();
-        for (day, counts) in counted {
-            for counts in counts.chunks(PRODUCTS_A_RECORD) {
-                self.record(&Event::DayClosed { day, counts: counts.to_vec(), at })?;
+        loop {
+            let mut counted = self.store.views.uncounted_days().map_err(StoreError::from)?;
+            counted.retain(|day, _| *day < before);
+            let Some((day, mut counts)) = counted.pop_first() else { return Ok(()) };
+            counts.truncate(PRODUCTS_A_RECORD);
+            let closed = Event::DayClosed { day, counts, at: self.clock.now() };
+            if !self.append_alone(&closed)? {
+                // Another writer may have counted the day, or added to it.
+                self.catch_up()?;
             }
+        }
+    }
+
+    /// Appends an event that nobody asked for, and that holds whatever other writers do.
+    fn record(&mut self, event: &Event) -> Result<(), WriterError> {
+        while !self.append_alone(event)? {
+            self.catch_up()?;
         }
         Ok(())
     }
 
-    /// Appends an event that nobody asked for.
-    fn record(&mut self, event: &Event) -> Result<(), WriterError> {
-        loop {
-            let key = NewKey { name: KeyName::System, tag: None };
-            let planned = Planned { event: event.clone(), encoded: codec::encode(event), key };
-            let plan = Plan { events: vec![planned], ..Plan::default() };
-            let records = self.seal(&plan.events)?;
-            if self.append(&records)? {
-                return self.publish(plan, &records).map(drop);
-            }
-            self.catch_up()?;
+    /// False: another writer was first, and nothing is appended.
+    fn append_alone(&mut self, event: &Event) -> Result<bool, WriterError> {
+        let key = NewKey { name: KeyName::System, tag: None };
+        let planned = Planned { event: event.clone(), encoded: codec::encode(event), key };
+        let plan = Plan { events: vec![planned], ..Plan::default() };
+        let records = self.seal(&plan.events)?;
+        let is_there = self.append(&records)?;
+        if is_there {
+            self.publish(plan, &records)?;
         }
+        Ok(is_there)
     }
 }
