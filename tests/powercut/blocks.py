@@ -102,6 +102,9 @@ def live(place):
     run = Run(launch, place / "root" / "srv" / "countersign", place / "scratch")
     try:
         SCENARIOS["life"](run)
+    except BaseException:
+        run.abandon()
+        raise
     finally:
         launcher.stdin.close()
         launcher.wait(DEADLINE)

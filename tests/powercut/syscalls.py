@@ -94,8 +94,8 @@ def calls(path):
 
 
 class Trace:
-    """The files below `root`, which was empty, through a run, on a disk that is deaf to the syncs of
-    some: paths below `root` that match the pattern."""
+    """The files below `root`, which was empty, through a run, on a disk that is deaf to the syncs
+    of some: paths below `root` that match the pattern."""
 
     def __init__(self, path, root, deaf_to=None):
         self.root = str(root)
