@@ -117,6 +117,8 @@ class Round:
                 self.wrong.note("changed", f"{change.old} rectified is found as {is_there}")
             elif expected.was_answered(change) and is_there == [change.old]:
                 self.wrong.note("lost", f"the rectification of {change.old}")
+            elif expected.was_answered(change):
+                self.check_told(change)
             self.addresses[change.old] = (is_there or [change.new])[0]
         for erasure in expected.erasures:
             found = self.history(erasure.email)()
@@ -136,6 +138,14 @@ class Round:
         found = self.ask("privacy", "PrivacyService", "GetErasure", request, answer)()
         if isinstance(found, str) or not found.erasure.HasField("final_at"):
             self.wrong.note("lost", f"that the erasure of {erasure.email} is final: {found}")
+
+    def check_told(self, change):
+        request, answer = privacy_pb2.ListNoticesRequest(), privacy_pb2.ListNoticesResponse
+        found = self.ask("privacy", "PrivacyService", "ListNotices", request, answer)()
+        notices = () if isinstance(found, str) else found.notices
+        to_tell = [each.recipient for each in notices if each.new_email == change.new]
+        if to_tell != change.recipients:
+            self.wrong.note("lost", f"whom to tell of {change.new}: {found}")
 
     def address(self, email):
         return self.addresses.get(email, email)

@@ -55,6 +55,8 @@ class Deactivation(Asked):
 class Rectification(Asked):
     old: str = ""
     new: str = ""
+    # Who is to be told.
+    recipients: list = field(default_factory=list)
 
 
 @dataclass

@@ -52,6 +52,9 @@ def record_once(name, place):
     run = Run(launch, root / "srv" / "countersign", place)
     try:
         SCENARIOS[name](run)
+    except BaseException:
+        run.abandon()
+        raise
     finally:
         strace.stdin.close()
         strace.wait(60)

@@ -21,8 +21,6 @@ KINDS = ("lost", "refused", "oversold", "resurrected", "changed", "error")
 # Views are believed within one boot of the machine; after a cut there is another.
 OTHER_BOOT = 'mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"'
 BOOT_ID = "00000000-0000-4000-8000-000000000000\n"
-# How many failures of a server that must fail are shown.
-SHOWN = 3
 
 
 class State:
@@ -76,14 +74,16 @@ def run(options, script, make_states):
         states = make_states(numbers[options.work :: options.workers])
         # What is certainly on the disk only grows from one to the next.
         for state in sorted(states, key=lambda state: (state.phase, state.at)):
-            print(json.dumps(try_out(state, options.place)), flush=True)
+            print(json.dumps(try_out(state, options)), flush=True)
         return 0
+    if not options.again:
+        shutil.rmtree(options.place / "failed", ignore_errors=True)
     (options.place / "boot_id").write_text(BOOT_ID)
     workers = [start_worker(options, script, number) for number in range(options.workers)]
     return report(options, results(workers), len(numbers))
 
 
-def try_out(state, place):
+def try_out(state, options):
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="powercut-", dir=MEMORY) as scratch:
         log_path, fate = f"{scratch}/log", ""
@@ -94,8 +94,8 @@ def try_out(state, place):
         except Exception as error:
             # One state does not end the run.
             wrong = [f"error: {type(error).__name__}: {error}"]
-        if wrong:
-            kept = place / "failed" / f"{state.seed}-{state.number}"
+        if wrong and not options.must_fail:
+            kept = options.place / "failed" / f"{state.seed}-{state.number}"
             shutil.rmtree(kept, ignore_errors=True)
             kept.mkdir(parents=True)
             state.keep(kept)
@@ -136,17 +136,18 @@ def report(options, results, total):
         if result["wrong"]:
             failed.append(result["number"])
             kinds.update({wrong.split(":")[0] for wrong in result["wrong"]})
-            if not options.must_fail or len(failed) <= SHOWN:
+            if not options.must_fail or len(failed) == 1:
                 print(f"state {result['number']} ({result['name']}; {result['fate']}):")
-                print(*(f"  {wrong}"[:1500] for wrong in result["wrong"][:5]), sep="\n")
+                shown = result["wrong"][: 1 if options.must_fail else 5]
+                print(*(f"  {wrong.strip()}"[:1500] for wrong in shown), sep="\n")
         if done % 100 == 0 or done == total:
             took = time.monotonic() - start
             print(f"{done} of {total} states, {len(failed)} wrong, {took:.0f} s", flush=True)
-    by_phase = ", ".join(f"{phase} {count}" for phase, count in phases.most_common())
-    print(f"by what the server was doing: {by_phase}")
+    if not options.must_fail:
+        by_phase = ", ".join(f"{phase} {count}" for phase, count in phases.most_common())
+        print(f"by what the server was doing: {by_phase}")
     by_kind = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS)
     print(f"{total} states: {len(failed)} wrong ({by_kind})", flush=True)
     if failed and not options.must_fail:
-        again = f"--again --seed {options.seed} --state N"
-        print(f"kept in {options.place / 'failed'}; `{again}` tries one again")
+        print(f"kept in {options.place / 'failed'}; this seed is {options.seed}")
     return int(bool(failed) != options.must_fail)

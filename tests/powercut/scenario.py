@@ -1,5 +1,6 @@
 """The scripted run: all that writes, from the first start on, with what clients were told."""
 
+import contextlib
 import json
 import os
 import re
@@ -40,19 +41,15 @@ class Process:
         os.set_blocking(descriptor, True)
         self.output = os.fdopen(descriptor, encoding="utf-8")
         os.unlink(pipe)
-        self.pid = int(self.output.readline())
-        self.handle = os.pidfd_open(self.pid)
+        self.handle = os.pidfd_open(int(self.output.readline()))
 
     def wait(self):
         rest = self.output.read()
         if not select.select([self.handle], [], [], DEADLINE)[0]:
-            raise TimeoutError(f"process {self.pid} does not end")
+            raise TimeoutError("a process does not end")
         self.output.close()
         os.close(self.handle)
         return rest
-
-    def signal(self, number):
-        os.kill(self.pid, number)
 
 
 class Run:
@@ -62,6 +59,8 @@ class Run:
         self.launch, self.directory, self.scratch = launch, str(directory), scratch
         self.history = History()
         self.log = scratch / "log"
+        # Who got data of whom.
+        self.told = {}
         self.started = 0
         self.process = self.clients = None
 
@@ -89,9 +88,16 @@ class Run:
             raise RuntimeError(f"no server: {line!r} {self.log.read_text()[-2000:]}")
         self.clients = Clients(self.directory, *addresses.groups(), ROLES)
 
+    def abandon(self):
+        """Leaves no process behind where something went wrong."""
+        if self.process:
+            # It may have ended already.
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.process.handle, signal.SIGKILL)
+
     def end(self, number=signal.SIGTERM):
         self.clients.close()
-        self.process.signal(number)
+        signal.pidfd_send_signal(self.process.handle, number)
         self.process.wait()
 
     # -- calls
@@ -152,10 +158,14 @@ class Run:
 
     def rectify(self, old, new):
         request_id = self.ready(old, privacy_pb2.REQUEST_KIND_RECTIFICATION)
-        change = Rectification(old=old, new=new)
+        change = Rectification(old=old, new=new, recipients=self.told.get(old, []))
         self.history.rectifications.append(change)
         self.privacy("RectifySubject", request_id=request_id, email=new)
         change.answered = now()
+
+    def disclose(self, email, recipient):
+        self.privacy("RecordDisclosure", email=email, recipient=recipient)
+        self.told.setdefault(email, []).append(recipient)
 
     def erase(self, email, keep=False):
         request_id = self.ready(email, privacy_pb2.REQUEST_KIND_ERASURE)
@@ -240,11 +250,11 @@ def whole_life(run):
     run.serve()
     at_once(2, [(run.activate, ada)] * 4)
     run.phase("rectify")
+    run.disclose("carol@example.com", "ZenDesk")
     run.rectify("carol@example.com", "caroline@example.com")
     run.activate(carol, "caroline@example.com")
     run.phase("erase")
-    run.erase("dave@example.com")
-    run.activate(ada)
+    at_once(4, [(run.erase, "dave@example.com"), *[(run.activate, ada)] * 16])
     run.phase("kill")
     at_once(8, [(run.activate, ada)] * 8)
     run.end(signal.SIGKILL)

@@ -30,7 +30,7 @@ DESCRIPTOR = re.compile(r"^(-?\d+|AT_FDCWD)(?:<(.*)>)?(?:\(deleted\))?$", re.DOT
 VECTOR = re.compile(r'iov_base="((?:\\x[0-9a-f]{2})*)"')
 
 # Calls that would change files in a way that this reader does not know.
-FOREIGN = {"fallocate", "copy_file_range", "sendfile", "splice", "link", "linkat", "symlink"}
+FOREIGN = {"fallocate", "sendfile", "splice", "link", "linkat", "symlink"}
 FOREIGN |= {"symlinkat", "pwritev", "pwritev2", "sync", "syncfs", "truncate", "dup2", "dup3"}
 
 
@@ -94,8 +94,8 @@ def calls(path):
 
 
 class Trace:
-    """The files below `root`, which was empty, through a run, on a disk that is deaf to the syncs of
-    some: paths below `root` that match the pattern."""
+    """The files below `root`, which was empty, through a run, on a disk that is deaf to the syncs
+    of some: paths below `root` that match the pattern."""
 
     def __init__(self, path, root, deaf_to=None):
         self.root = str(root)
@@ -122,6 +122,8 @@ class Trace:
     # -- names
 
     def parts(self, path):
+        if not path.startswith("/"):
+            raise ValueError(f"where {path} is depends on a directory that is not known")
         if path == self.root:
             return []
         if not path.startswith(self.root + "/"):
@@ -244,6 +246,16 @@ class Trace:
         if opened := self.opened(call, call.arguments[0]):
             data, offset = raw(call.arguments[1])[: call.value], int(call.arguments[3])
             self.change(call, opened.node, Write(call.begun, call.ended, offset, data))
+
+    def take_copy_file_range(self, call):
+        source, to = (self.opened(call, call.arguments[number]) for number in (0, 2))
+        if to is None or call.value == 0:
+            return
+        if source is None or call.arguments[1] != "NULL" or call.arguments[3] != "NULL":
+            raise ValueError("a copy whose source is not known")
+        content = source.node.durable(len(source.node.changes))
+        self.write(call, to, bytes(content[source.offset :]))
+        source.offset += call.value
 
     def take_ftruncate(self, call):
         if opened := self.opened(call, call.arguments[0]):
