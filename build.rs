@@ -12,6 +12,8 @@ use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, Va
 const SERVICES: [&str; 6] = ["access", "activation", "history", "license", "privacy", "statistics"];
 const WIRE: &str = "countersign.v1";
 const EVENTS: &str = "countersign.events.v1";
+/// What the packages of all that is stored begin with.
+const PERSISTED_PACKAGES: &str = "countersign.events.";
 const POLICY: &str = "src/policy/allowed.toml";
 /// The category of what says nothing about a person.
 const TECHNICAL: &str = "technical";
@@ -78,7 +80,7 @@ impl Schema<'_> {
     /// Every breach of a rule, each with file, message, field and what to do.
     fn violations(&self) -> Vec<String> {
         let mut violations = Vec::new();
-        for message in self.pool.all_messages().filter(|m| m.package_name() == EVENTS) {
+        for message in self.pool.all_messages().filter(is_persisted) {
             let at = format!("proto/{}: {}", message.parent_file().name(), message.name());
             let mut categories: BTreeMap<String, String> = BTreeMap::new();
             for field in message.fields() {
@@ -102,6 +104,15 @@ impl Schema<'_> {
                     ));
                 }
                 if let Kind::Message(inner) = field.kind()
+                    && !is_persisted(&inner)
+                {
+                    violations.push(format!(
+                        "{at}.{name} is of the type {}, whose fields name no data category and could \
+                         hold anything. What is stored must be made of messages of \
+                         {PERSISTED_PACKAGES}* alone.",
+                        inner.full_name(),
+                    ));
+                } else if let Kind::Message(inner) = field.kind()
                     && let Some(personal) = inner.fields().find_map(|f| category_if_personal(&f))
                     && personal != category
                 {
@@ -132,6 +143,11 @@ impl Schema<'_> {
         }
         violations
     }
+}
+
+/// Whether a message is stored, of whichever version.
+fn is_persisted(message: &MessageDescriptor) -> bool {
+    format!("{}.", message.package_name()).starts_with(PERSISTED_PACKAGES)
 }
 
 /// Whether a message only says which of others it is.

@@ -86,6 +86,29 @@ fn a_field_that_the_policy_does_not_allow_does_not_build() {
     assert!(said.contains("Activated has data of several categories"), "{said}");
     assert!(said.contains("ip_address (email)"), "{said}");
 
+    let import = "import \"countersign/events/v1/policy_options.proto\";\n";
+    let original = fs::read_to_string(copy.path(events)).unwrap();
+    let timestamp = format!("{import}import \"google/protobuf/timestamp.proto\";\n");
+    fs::write(copy.path(events), original.replacen(import, &timestamp, 1)).unwrap();
+    let elsewhere = "elsewhere = 9 [(category) = CATEGORY_ACTIVATION_TIME];";
+    let moment = format!("{message}  google.protobuf.Timestamp {elsewhere}\n");
+    let said = copy.refusal(events, message, &moment);
+    assert!(
+        said.contains("Activated.elsewhere is of the type google.protobuf.Timestamp"),
+        "{said}"
+    );
+    // A later version of the events is checked as this one is.
+    let next = "syntax = \"proto3\";\npackage countersign.events.v2;\n\
+                message Next { string ip_address = 1; }\n";
+    fs::create_dir_all(copy.path("proto/countersign/events/v2")).unwrap();
+    fs::write(copy.path("proto/countersign/events/v2/events.proto"), next).unwrap();
+    let second = format!("{import}import \"countersign/events/v2/events.proto\";\n");
+    fs::write(copy.path(events), original.replacen(import, &second, 1)).unwrap();
+    let next = format!("{message}  countersign.events.v2.Next {elsewhere}\n");
+    let said = copy.refusal(events, message, &next);
+    assert!(said.contains("events/v2/events.proto: Next.ip_address has no data"), "{said}");
+    fs::write(copy.path(events), original).unwrap();
+
     let said = copy.refusal("src/policy/allowed.toml", "\"activation_time\"", "\"telephone\"");
     assert!(said.contains("Activated.at_ms has the data category activation_time"), "{said}");
 
