@@ -17,29 +17,62 @@ use countersign::domain::{ActivationId, Binding, Email, Event, LicenseKey, Nonce
 use countersign::log::record::{self, Header};
 use countersign::log::sled::SledLog;
 use countersign::log::{LogError, codec, scan};
+use countersign::proto::v1::{
+    IssueLicenseRequest, ListNoticesRequest, RecordDisclosureRequest, RectifySubjectRequest,
+    RequestKind, SettleNoticeRequest, SweepRetentionRequest,
+};
 use countersign::receipt::key_thumbprint;
 use countersign::seal::{DataKey, RecordKey, TagKey};
 use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256, Sha512};
-use support::{Place, activation, files, reason};
+use support::{Place, Server, activation, files, reason};
 
 const ERASED: [&str; 3] = ["Ada.Lovelace@Example.com", "hedy@example.com", "joan@example.com"];
 const KEPT: [&str; 3] = ["grace@example.com", "mary@example.com", "radia@example.com"];
+/// Whose address is put right, from the first to the second.
+const PUT_RIGHT: [&str; 2] = ["barbara.l@example.com", "barbara@example.com"];
+/// The names of all of them, in this order. They go when the policy does not let names be stored.
+const NAMES: [&str; 7] = [
+    "Ada Quillfeather",
+    "Hedy Marrowstone",
+    "Joan Thistlewood",
+    "Grace Umbervale",
+    "Mary Foxglovetree",
+    "Radia Winterbourne",
+    "Barbara Larkspurfield",
+];
+
+/// The types of `SubjectRegistered` and `NameRecorded`.
+const ADDRESS: u8 = 1;
+const NAME: u8 = 10;
 
 /// A person, and all that the attacker may know to look for.
 struct Target {
     email: Email,
     key: LicenseKey,
     activation: ActivationId,
+    name: Option<&'static str>,
 }
 
 impl Target {
+    /// Somebody of whom the attacker knows this alone.
+    fn known_by(email: Option<&Email>, name: Option<&'static str>) -> Self {
+        let nobody = || Email::parse(&format!("{:x}@example.com", rand::random::<u64>())).unwrap();
+        Self {
+            email: email.cloned().unwrap_or_else(nobody),
+            key: LicenseKey::generate(rand::random),
+            activation: ActivationId::from_bytes(rand::random()),
+            name,
+        }
+    }
+
     fn new(email: &str, key: &str, nonce: u128) -> Self {
         let binding = Binding::from_bytes([7; 32]);
         Self {
             email: Email::parse(email).unwrap(),
             key: LicenseKey::parse(key).unwrap(),
             activation: ActivationId::derive(&Nonce::from_bytes(nonce.to_be_bytes()), &binding),
+            name: None,
         }
     }
 
@@ -50,6 +83,7 @@ impl Target {
         let normal = self.email.expose_normal();
         let mut texts = vec![self.email.expose().to_owned(), normal.to_owned()];
         texts.extend([key.clone(), symbols, key.to_lowercase(), normal.to_uppercase()]);
+        texts.extend(self.name.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]));
         let mut needles = HashSet::new();
         for text in &texts {
             let bytes = text.as_bytes();
@@ -321,7 +355,9 @@ fn headers_of(records: &[(Position, Vec<u8>)], keys: &[[u8; 32]], email: &str) -
                     Some(subject)
                 }
                 Event::Activated { license, .. } => owners.get(&license).copied(),
-                Event::AccessRecorded { subject, .. } => Some(subject),
+                Event::AccessRecorded { subject, .. }
+                | Event::NameRecorded { subject, .. }
+                | Event::Disclosed { subject, .. } => Some(subject),
                 _ => None,
             };
             if subject.is_some() && owner == subject {
@@ -332,39 +368,108 @@ fn headers_of(records: &[(Position, Vec<u8>)], keys: &[[u8; 32]], email: &str) -
     by_slot.into_values().collect()
 }
 
+/// One record of each data key that is to go.
+fn headers_to_erase(records: &[(Position, Vec<u8>)], keys: &[[u8; 32]]) -> Vec<Header> {
+    let mut erased_headers: Vec<Header> =
+        ERASED.iter().flat_map(|email| headers_of(records, keys, email)).collect();
+    assert_eq!(
+        erased_headers.len(),
+        17,
+        "address, name, license, activations and accesses of each, and who got data of two"
+    );
+    // Of who stays, what goes: the names, and the address that is put right.
+    let of_kept = KEPT.iter().flat_map(|email| headers_of(records, keys, email));
+    erased_headers.extend(of_kept.filter(|header| header.event_type == NAME));
+    let put_right = headers_of(records, keys, PUT_RIGHT[0]).into_iter();
+    erased_headers.extend(put_right.filter(|header| [ADDRESS, NAME].contains(&header.event_type)));
+    assert_eq!(erased_headers.len(), 22);
+    erased_headers
+}
+
+async fn issue(server: &Server, email: &str, name: &str) -> String {
+    let request = IssueLicenseRequest {
+        email: email.to_owned(),
+        name: name.to_owned(),
+        product: "App".to_owned(),
+        seats: 2,
+        ..IssueLicenseRequest::default()
+    };
+    let answer = server.issuer().issue_license(request).await.unwrap().into_inner();
+    answer.license.unwrap().license_key
+}
+
+async fn disclose(server: &Server, email: &str) {
+    let (email, recipient) = (email.to_owned(), "ZenDesk".to_owned());
+    let request = RecordDisclosureRequest { email, recipient, ..Default::default() };
+    server.privacy().record_disclosure(request).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
     let place = Place::new();
     let data = place.directory();
+    let policy = fs::read_to_string(data.join("policy.toml")).unwrap();
+    let with_names = policy.replace("enabled = false", "enabled = true");
+    fs::write(data.join("policy.toml"), with_names).unwrap();
     let server = place.start();
     let mut targets = Vec::new();
     for (nonce, email) in (1..).zip(ERASED.iter().chain(&KEPT)) {
-        let key = server.issue(email, "App", 2).await;
+        let key = issue(&server, email, NAMES[targets.len()]).await;
+        // To the last that is erased nobody is to be told, so that it is final at once.
+        if *email != ERASED[2] {
+            disclose(&server, email).await;
+        }
         server.app().activate(activation(email, &key, nonce)).await.unwrap();
         server.app().activate(activation(email, &key, nonce + 100)).await.unwrap();
         server.history(email).await.unwrap();
         targets.push(Target::new(email, &key, nonce));
     }
+    issue(&server, PUT_RIGHT[0], NAMES[6]).await;
     assert!(server.terminate().success());
+    let put_right = PUT_RIGHT.map(|email| Email::parse(email).unwrap());
+    let mut all: Vec<Target> = targets;
+    for number in 0..6 {
+        let email = all[number].email.clone();
+        all.push(Target::known_by(Some(&email), None));
+    }
+    all.extend(NAMES.map(|name| Target::known_by(None, Some(name))));
+    all.extend(put_right.each_ref().map(|email| Target::known_by(Some(email), None)));
 
     // What the attacker could read before: the control of the whole search.
     let before = place.beside("before");
     copy_all(&data.join("data"), &before);
     let log = data.join("data/log");
-    let found = attack(std::slice::from_ref(&data), std::slice::from_ref(&log), &targets);
-    assert_eq!(found, [true; 6], "the search finds who is there");
+    let found = attack(std::slice::from_ref(&data), std::slice::from_ref(&log), &all);
+    assert_eq!(found[..20], [true; 20], "the search finds who is there");
+    assert!(!found[20], "and nobody else");
     let all_records = records(std::slice::from_ref(&log));
     let evidence = Evidence::gather(std::slice::from_ref(&data));
     let slots = open_vaults(&evidence, &master_keys(&evidence));
     let keys: Vec<[u8; 32]> = slots.iter().map(|slot| slot[19..51].try_into().unwrap()).collect();
-    let erased_headers: Vec<Header> =
-        ERASED.iter().flat_map(|email| headers_of(&all_records, &keys, email)).collect();
-    assert_eq!(erased_headers.len(), 12, "address, license, activations and accesses of each");
+    let erased_headers = headers_to_erase(&all_records, &keys);
 
-    // One is erased with a wait, one without, one keeps the license.
+    // One is erased with a wait, one without, one keeps the license; one is put right.
     let server = place.start();
+    let request_id = server.ready(PUT_RIGHT[0], RequestKind::Rectification).await;
+    let (email, name) = (PUT_RIGHT[1].to_owned(), String::new());
+    let rectify = RectifySubjectRequest { request_id, email, name };
+    server.privacy().rectify_subject(rectify).await.unwrap();
     server.erase(ERASED[0], false, false).await;
     server.erase(ERASED[1], true, false).await;
+    // What recipients are to be told holds the address, until they are told.
+    let notices = server.privacy().list_notices(ListNoticesRequest {}).await.unwrap().into_inner();
+    assert_eq!(notices.notices.len(), 2);
+    for notice in notices.notices {
+        let settle = SettleNoticeRequest { notice_id: notice.notice_id };
+        server.privacy().settle_notice(settle).await.unwrap();
+    }
+    // Retention: names are not stored any more.
+    assert!(server.terminate().success());
+    fs::write(data.join("policy.toml"), policy).unwrap();
+    let server = place.start();
+    let sweep = SweepRetentionRequest { dry_run: false };
+    let swept = server.privacy().sweep_retention(sweep).await.unwrap().into_inner();
+    assert_eq!(swept.subjects, 5);
     server.erase(ERASED[2], false, true).await;
     for email in KEPT {
         server.history(email).await.unwrap();
@@ -375,20 +480,15 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
     let roots = [std::slice::from_ref(&data), &backups].concat();
     let logs = [log.clone(), before.join("log")];
     let search = |moment: &str, kept_license_is_there: bool| {
-        let found = attack(&roots, &logs, &targets);
+        let found = attack(&roots, &logs, &all);
         // Whoever kept the license is found by its key, which they chose to keep.
         let expected = [false, kept_license_is_there, false, true, true, true];
-        assert_eq!(found, expected, "{moment}");
-        let by_address: Vec<Target> = targets
-            .iter()
-            .map(|target| Target {
-                email: target.email.clone(),
-                key: LicenseKey::generate(rand::random),
-                activation: ActivationId::from_bytes(rand::random()),
-            })
-            .collect();
-        let found = attack(&roots, &logs, &by_address);
-        assert_eq!(found, [false, false, false, true, true, true], "{moment}");
+        assert_eq!(found[..6], expected, "{moment}");
+        assert_eq!(found[6..12], [false, false, false, true, true, true], "by address {moment}");
+        assert_eq!(found[12..19], [false; 7], "by name {moment}");
+        assert!(!found[19], "by the address that was put right, {moment}");
+        // The right one came after the backup.
+        assert!(found[20] || !kept_license_is_there, "{moment}");
 
         // Every 32 bytes of every file as the key of the erased ones' records, and as the master key of
         // the vault from before.
