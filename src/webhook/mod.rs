@@ -8,6 +8,7 @@
 mod post;
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use sha2::Sha256;
 use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
-use crate::domain::{Change, NoticeId, NoticeOutcome, RecipientName, Timestamp};
+use crate::domain::{Change, Notice, NoticeId, NoticeOutcome, RecipientName, Timestamp};
 use crate::service::clock::Clock;
 use crate::service::notices::NoticeDetails;
 use crate::service::{Service, ServiceError};
@@ -110,10 +111,59 @@ fn body(details: &NoticeDetails) -> String {
     json!({ "type": kind, "timestamp": timestamp, "data": data }).to_string()
 }
 
-/// When a notice is tried again.
+/// When something is tried again.
 struct Pause {
     until: Instant,
     length: Duration,
+}
+
+/// Who is not told for a while. One who cannot be reached is tried with one notice at a time, so that
+/// nobody else waits for as long as each of theirs would take; a notice that they refuse holds up no
+/// other.
+#[derive(Default)]
+struct Pauses {
+    targets: HashMap<RecipientName, Pause>,
+    notices: HashMap<NoticeId, Pause>,
+}
+
+impl Pauses {
+    fn holds(&self, notice: &Notice, now: Instant) -> bool {
+        let target = self.targets.get(&notice.recipient);
+        let mut pauses = [target, self.notices.get(&notice.id)].into_iter().flatten();
+        pauses.any(|pause| pause.until > now)
+    }
+
+    fn failed(&mut self, notice: &Notice, is_reached: bool, now: Instant) {
+        if is_reached {
+            self.targets.remove(&notice.recipient);
+            lengthen(&mut self.notices, notice.id, now);
+        } else {
+            lengthen(&mut self.targets, notice.recipient.clone(), now);
+        }
+    }
+
+    fn told(&mut self, notice: &Notice) {
+        self.targets.remove(&notice.recipient);
+        self.notices.remove(&notice.id);
+    }
+
+    /// Forgets what waits no more.
+    fn retain(&mut self, waiting: &[NoticeDetails]) {
+        let waits = |is: &dyn Fn(&Notice) -> bool| waiting.iter().any(|of| is(&of.notice));
+        self.targets.retain(|recipient, _| waits(&|notice| notice.recipient == *recipient));
+        self.notices.retain(|id, _| waits(&|notice| notice.id == *id));
+    }
+
+    /// When the next one ends.
+    fn end(&self, now: Instant) -> Option<Instant> {
+        let pauses = self.targets.values().chain(self.notices.values());
+        pauses.map(|pause| pause.until).filter(|until| *until > now).min()
+    }
+}
+
+fn lengthen<K: Eq + Hash>(pauses: &mut HashMap<K, Pause>, key: K, now: Instant) {
+    let length = pauses.get(&key).map_or(FIRST_PAUSE, |pause| pause.length * 2).min(LAST_PAUSE);
+    pauses.insert(key, Pause { until: now + length, length });
 }
 
 /// Tells recipients for as long as the server runs.
@@ -122,13 +172,11 @@ pub async fn tell(
     targets: BTreeMap<RecipientName, Target>,
     clock: Arc<dyn Clock>,
 ) {
-    let mut pauses: HashMap<NoticeId, Pause> = HashMap::new();
+    let mut pauses = Pauses::default();
     loop {
         let wake = Instant::now() + LOOK;
         let next = match tell_once(&service, &targets, clock.as_ref(), &mut pauses).await {
-            Ok(()) => {
-                pauses.values().map(|pause| pause.until).min().map_or(wake, |at| at.min(wake))
-            }
+            Ok(()) => pauses.end(Instant::now()).map_or(wake, |at| at.min(wake)),
             Err(error) => {
                 tracing::warn!("recipients cannot be told: {error}");
                 wake
@@ -145,26 +193,24 @@ async fn tell_once(
     service: &Service,
     targets: &BTreeMap<RecipientName, Target>,
     clock: &dyn Clock,
-    pauses: &mut HashMap<NoticeId, Pause>,
+    pauses: &mut Pauses,
 ) -> Result<(), ServiceError> {
     let waiting = service.waiting_notices()?;
-    pauses.retain(|id, _| waiting.iter().any(|details| details.notice.id == *id));
+    pauses.retain(&waiting);
     for details in waiting {
-        let id = details.notice.id;
-        let Some(target) = targets.get(&details.notice.recipient) else { continue };
-        if pauses.get(&id).is_some_and(|pause| pause.until > Instant::now()) {
+        let notice = &details.notice;
+        let Some(target) = targets.get(&notice.recipient) else { continue };
+        if pauses.holds(notice, Instant::now()) {
             continue;
         }
         match target.tell(&details, clock.now()).await {
             Ok(()) => {
-                service.settle(id, NoticeOutcome::Delivered).await?;
-                pauses.remove(&id);
+                service.settle(notice.id, NoticeOutcome::Delivered).await?;
+                pauses.told(notice);
             }
             Err(error) => {
-                let length = pauses.get(&id).map_or(FIRST_PAUSE, |pause| pause.length * 2);
-                let length = length.min(LAST_PAUSE);
-                pauses.insert(id, Pause { until: Instant::now() + length, length });
-                let recipient = details.notice.recipient.as_str();
+                pauses.failed(notice, matches!(error, PostError::Status(_)), Instant::now());
+                let recipient = notice.recipient.as_str();
                 tracing::warn!(recipient, "a recipient is not told yet: {error}");
             }
         }
@@ -175,6 +221,7 @@ async fn tell_once(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Email, ErasureId, SubjectId};
 
     fn tls() -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -192,6 +239,35 @@ mod tests {
         let body = r#"{"test": 2432232314}"#;
         let signature = target.unwrap().sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn who_cannot_be_reached_holds_up_nobody_else_and_a_refused_notice_no_other() {
+        let notice = |recipient: &str, id: u8| Notice {
+            id: NoticeId::from_bytes([id; 16]),
+            subject: SubjectId::from_bytes([1; 16]),
+            erasure: ErasureId::from_bytes([1; 16]),
+            recipient: RecipientName::parse(recipient).unwrap(),
+            email: Email::parse("ada@example.com").unwrap(),
+            change: Change::Erased,
+        };
+        let [dead, dead_too] = [notice("Dead", 1), notice("Dead", 2)];
+        let [refused, other] = [notice("Alive", 3), notice("Alive", 4)];
+        let (mut pauses, start) = (Pauses::default(), Instant::now());
+        let held = |pauses: &Pauses, now| {
+            [&dead, &dead_too, &refused, &other].map(|notice| pauses.holds(notice, now))
+        };
+        pauses.failed(&dead, false, start);
+        pauses.failed(&refused, true, start);
+        assert_eq!(held(&pauses, start), [true, true, true, false]);
+        assert_eq!(pauses.end(start), Some(start + FIRST_PAUSE));
+        let later = start + FIRST_PAUSE;
+        assert_eq!((held(&pauses, later), pauses.end(later)), ([false; 4], None));
+        // Whichever of theirs is tried next, the pause is twice as long.
+        pauses.failed(&dead_too, false, later);
+        assert_eq!(pauses.end(later), Some(later + FIRST_PAUSE * 2));
+        pauses.told(&dead);
+        assert_eq!(held(&pauses, later), [false; 4]);
     }
 
     #[test]
