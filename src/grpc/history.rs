@@ -63,6 +63,7 @@ impl HistoryService for HistoryHandler {
         Ok(Response::new(GetHistoryResponse {
             email: history.email.map(|email| email.expose().to_owned()).unwrap_or_default(),
             licenses: licenses.collect(),
+            licenses_total: history.licenses_total,
         }))
     }
 

@@ -13,6 +13,9 @@ use crate::domain::{
 
 /// How many activations of a license a history shows; the rest is listed in pages.
 const NEWEST: usize = 100;
+/// How many licenses a history shows. With their activations they stay below the 4 MiB that clients
+/// take in one message.
+const LICENSES: usize = 100;
 
 /// Whose history.
 pub enum Person {
@@ -26,8 +29,10 @@ pub enum Person {
 pub struct History {
     /// Their address, if it may be seen.
     pub email: Option<Email>,
-    /// Their licenses, oldest first.
+    /// Their newest licenses, oldest first.
     pub licenses: Vec<LicenseHistory>,
+    /// How many there are in all.
+    pub licenses_total: u64,
 }
 
 /// The history of a license.
@@ -67,12 +72,15 @@ impl Service {
         purpose: Purpose,
     ) -> Result<History, ServiceError> {
         let access = self.access(staff, purpose, Operation::GetHistory);
+        let shown = [Category::License, Category::ActivationTime];
+        // Before anything is looked up: it would tell who is known.
+        self.may_see_all(&access, &shown)?;
         let subject = match person {
             Person::Email(email) => self.known(&email, &access).await?,
             Person::LicenseKey(key) => self.owned(&key)?.1,
         };
         let shows_email = self.may_see(&access, Category::Email);
-        self.record(subject, access, &[Category::License, Category::ActivationTime]).await?;
+        self.record(subject, access, &shown).await?;
         let service = Arc::clone(self);
         reading(move || service.read_history(subject, shows_email)).await
     }
@@ -80,8 +88,9 @@ impl Service {
     fn read_history(&self, subject: SubjectId, shows_email: bool) -> Result<History, ServiceError> {
         let email = if shows_email { self.store.email(subject)? } else { None };
         let mut licenses = Vec::new();
-        for entry in subject_entries(&self.store, subject)? {
-            let Some(id) = entry.issued else { continue };
+        let issued = subject_entries(&self.store, subject)?.into_iter();
+        let issued: Vec<LicenseId> = issued.filter_map(|entry| entry.issued).collect();
+        for &id in &issued[issued.len().saturating_sub(LICENSES)..] {
             let newest = self.store.views.newest_activations(id, NEWEST)?;
             let activations =
                 newest.into_iter().map(|id| details(&self.store, id)).collect::<Result<_, _>>()?;
@@ -92,7 +101,7 @@ impl Service {
                 activations_total: view.activations,
             });
         }
-        Ok(History { email, licenses })
+        Ok(History { email, licenses, licenses_total: issued.len() as u64 })
     }
 
     /// All activations of a license, oldest first, `page` at a time.
@@ -103,8 +112,9 @@ impl Service {
         purpose: Purpose,
         page: usize,
     ) -> Result<Activations, ServiceError> {
-        let (license, subject) = self.owned(key)?;
         let access = self.access(staff, purpose, Operation::ListActivations);
+        self.may_see_all(&access, &[Category::ActivationTime])?;
+        let (license, subject) = self.owned(key)?;
         self.record(subject, access, &[Category::ActivationTime]).await?;
         let store = Arc::clone(&self.store);
         Ok(Activations { store, license, next: Some(Position::ZERO), page })

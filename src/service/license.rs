@@ -47,8 +47,9 @@ impl Service {
         key: &LicenseKey,
         purpose: Purpose,
     ) -> Result<LicenseDetails, ServiceError> {
-        let (license, subject) = self.owned(key)?;
         let access = self.access(staff, purpose, Operation::GetLicense);
+        self.may_see_all(&access, &[Category::License])?;
+        let (license, subject) = self.owned(key)?;
         self.record(subject, access, &[Category::License]).await?;
         self.details(license)
     }
@@ -89,13 +90,15 @@ impl Service {
         staff: &Staff,
         activation: ActivationId,
     ) -> Result<LicenseDetails, ServiceError> {
-        let known = self.store.views.activation(activation)?;
-        let license = known.ok_or(Rejection::ActivationNotFound)?.license;
-        let view = self.store.views.license(license)?.ok_or(Rejection::ActivationNotFound)?;
         let by = match staff.role {
             Role::Issuer => self.administration(staff, Operation::FreeSeat),
             _ => self.access(staff, Purpose::CustomerSupport, Operation::FreeSeat),
         };
+        // The answer shows the license.
+        self.may_see_all(&by, &[Category::License])?;
+        let known = self.store.views.activation(activation)?;
+        let license = known.ok_or(Rejection::ActivationNotFound)?.license;
+        let view = self.store.views.license(license)?.ok_or(Rejection::ActivationNotFound)?;
         self.usable(view.subject, by.purpose)?;
         let command = LicenseCommand::Deactivate { activation, by: Some(by) };
         self.ask(Request::License(license, command)).await?;

@@ -173,6 +173,12 @@ impl Service {
         self.settings.policy.may_see(access.role, access.purpose, category)
     }
 
+    /// Refuses whoever may not see all of this.
+    fn may_see_all(&self, access: &Access, categories: &[Category]) -> Result<(), ServiceError> {
+        let may_see = categories.iter().all(|category| self.may_see(access, *category));
+        if may_see { Ok(()) } else { Err(ServiceError::PurposeNotAllowed) }
+    }
+
     /// Records that a person's data is about to be read, if all of it may be.
     async fn record(
         &self,
@@ -180,9 +186,7 @@ impl Service {
         access: Access,
         read: &[Category],
     ) -> Result<(), ServiceError> {
-        if !read.iter().all(|category| self.may_see(&access, *category)) {
-            return Err(ServiceError::PurposeNotAllowed);
-        }
+        self.may_see_all(&access, read)?;
         self.usable(subject, access.purpose)?;
         let command = SubjectCommand::RecordAccess(access);
         self.ask(Request::Subject(subject, command)).await.map(drop)
