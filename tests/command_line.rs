@@ -184,6 +184,20 @@ fn a_request_goes_its_way_from_opening_to_a_final_erasure() {
     assert_eq!(privacy(&["notice", "list"])["notices"].as_array().unwrap().len(), 0);
     let id = erased["erasure_id"].as_str().unwrap();
     assert_eq!(privacy(&["erasure", id])["remains"].as_array().unwrap().len(), 1);
+    let listed = privacy(&["erasures"]);
+    let [newest, first] = [0, 1].map(|at| &listed["erasures"][at]);
+    assert_eq!((&newest["erasure_id"], &newest["reason"]), (&id.into(), &"request".into()));
+    assert_eq!((&first["reason"], &listed["total"]), (&"rectification".into(), &2.into()));
+    assert_eq!((&newest["approved"], &newest["keeps_licenses"]), (&true.into(), &false.into()));
+    let keys = [1, 2].map(|n| place.directory().join(format!("keys/actor-{n}.key")));
+    let keys = keys.each_ref().map(|path| path.to_str().unwrap());
+    let named = |by: &str| {
+        let sealed = newest[by].as_str().unwrap();
+        let open = ["privacy", "actor", "--sealed", sealed, "--keys", keys[0], keys[1]];
+        text(&place, &open).trim().to_owned()
+    };
+    let names = ["opened_by", "approved_by", "carried_out_by"].map(named);
+    assert_eq!(names, ["dev-privacy", "dev-privacy-2", "dev-privacy"]);
     assert_eq!(privacy(&["sweep", "--dry-run"])["subjects"], 0);
     assert_eq!(json(&place, &["stats"])["days"].as_array().unwrap().len(), 0);
     let gone = place.run(&["history", "--email", new]);

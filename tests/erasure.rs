@@ -6,8 +6,8 @@ use std::fs;
 
 use countersign::proto::v1::{
     ApproveRequestRequest, CheckRequest, DeactivateRequest, EraseSubjectRequest, Erasure,
-    GetErasureRequest, IssueLicenseRequest, OpenRequestRequest, RectifySubjectRequest, RequestKind,
-    RestrictionKind, SetRestrictionRequest,
+    GetErasureRequest, IssueLicenseRequest, RectifySubjectRequest, RequestKind, RestrictionKind,
+    SetRestrictionRequest,
 };
 use support::{Place, Server, activation, exported_data, reason};
 use tonic::Code;
@@ -72,12 +72,10 @@ async fn what_is_erased_is_gone_for_everyone_and_for_good() {
         assert_eq!(again.erasure.as_ref(), Some(&erasure));
     };
     gone(&server).await;
-    let twice = OpenRequestRequest {
-        email: ADA.to_owned(),
-        kind: RequestKind::Erasure.into(),
-        received_at: None,
-    };
-    let refused = server.privacy().open_request(twice).await.unwrap_err();
+    // Asked once more, it is noted; there is nobody to erase.
+    let request_id = server.open(ADA, RequestKind::Erasure).await;
+    let twice = EraseSubjectRequest { request_id, keep_licenses: false, wait: false };
+    let refused = server.privacy().erase_subject(twice).await.unwrap_err();
     assert_eq!(reason(&refused), "SUBJECT_NOT_FOUND");
 
     assert!(server.terminate().success());

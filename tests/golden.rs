@@ -2,11 +2,11 @@
 //! added; a change of the format that this test finds would lose what customers have stored.
 
 use countersign::domain::{
-    Access, ActivationId, Actor, ActorTag, Category, Change, Counts, Day, Email, ErasureId,
-    ErasureReason, Event, LicenseId, LicenseKey, Note, Notice, NoticeId, NoticeOutcome, Operation,
-    PersonName, Position, Product, Purpose, RecipientName, RecordedActor, RequestId, RequestKind,
-    RequestStep, RestrictionKind, Role, SealedActor, Seats, SigningKeyId, SubjectId, Terms,
-    Timestamp,
+    Access, ActivationId, Actor, ActorTag, Authority, Category, Change, Counts, Day, Email,
+    ErasureId, ErasureReason, Event, LicenseId, LicenseKey, Note, Notice, NoticeId, NoticeOutcome,
+    Operation, PersonName, Position, Product, Purpose, RecipientName, RecordedActor, RequestId,
+    RequestKind, RequestStep, RestrictionKind, Role, SealedActor, Seats, SigningKeyId, SubjectId,
+    Terms, Timestamp,
 };
 use countersign::log::codec;
 use countersign::proto::EVENT_CATEGORIES;
@@ -56,6 +56,7 @@ fn events() -> Vec<(&'static str, Event)> {
     events
 }
 
+#[allow(clippy::too_many_lines)] // a line for each event
 fn privacy_events(
     subject: SubjectId,
     license: LicenseId,
@@ -69,12 +70,31 @@ fn privacy_events(
     let erasure = ErasureId::from_bytes([6; 16]);
     let by = ActorTag::from_bytes([7; 16]);
     let note = |text| Note::parse(text).unwrap();
+    let (reason, records) = (ErasureReason::Request, vec![(1, 1), (3, 200)]);
     let name = PersonName::parse("Ada Lovelace").unwrap();
     let later = Timestamp::from_millis(4_102_444_800_000);
     let actor = RecordedActor::Sealed(SealedActor::from_bytes(vec![8; SealedActor::BYTES]));
     let sealed = Access { actor, ..access.clone() };
     let answering = Access { request: Some(request), ..access };
     let (kind, received_at) = (RequestKind::Erasure, at);
+    let opened = |is_unknown| Event::RequestOpened {
+        request,
+        subject,
+        kind,
+        received_at,
+        by,
+        is_unknown,
+        at,
+    };
+    let begun = |authority| Event::ErasureBegun { erasure, subject, reason, authority, at };
+    let name_of = |byte| Some(SealedActor::from_bytes(vec![byte; SealedActor::BYTES]));
+    let authority = Authority {
+        opened_by: name_of(1),
+        approved: true,
+        approved_by: name_of(2),
+        carried_out_by: name_of(3),
+        keeps_licenses: true,
+    };
     let stepped = |step| Event::RequestStepped { request, subject, step, by, at };
     let restricted = |kind, holds| Event::RestrictionChanged { subject, kind, holds, at };
     let settled = |subject, created| Event::NoticeSettled {
@@ -99,16 +119,19 @@ fn privacy_events(
     };
     let kept_activation =
         |lease_until| Event::ActivationKept { license, activation, signing_key, lease_until, at };
-    let (reason, records) = (ErasureReason::Request, vec![(1, 1), (3, 200)]);
     let email = Email::parse("ada@example.com").unwrap();
     let notice = NoticeId::from_bytes([9; 16]);
     let outcome = NoticeOutcome::ByHand;
     let recipient = || RecipientName::parse("ZenDesk").unwrap();
     let categories = vec![Category::Email, Category::License];
-    let counts = vec![
-        (Product::parse("App").unwrap(), Counts { licenses: 2, activations: 300 }),
-        (Product::parse("Other").unwrap(), Counts { licenses: 0, activations: 1 }),
-    ];
+    let counts = |license_persons, activation_persons| {
+        let of = |product, licenses, activations| {
+            let counts = Counts { licenses, activations, license_persons, activation_persons };
+            (Product::parse(product).unwrap(), counts)
+        };
+        vec![of("App", 2, 300), of("Other", 0, 1)]
+    };
+    let closed = |counts| Event::DayClosed { day: Day(20_781), counts, at };
     let noticed = |change| {
         let (recipient, email) = (recipient(), email.clone());
         let notice = Notice { id: notice, subject, erasure, recipient, email, change };
@@ -121,7 +144,7 @@ fn privacy_events(
         ("NameRecorded", Event::NameRecorded { subject, name, at }),
         ("RestrictionChanged", restricted(RestrictionKind::Restriction, true)),
         ("RestrictionChanged, lifted", restricted(RestrictionKind::LegalHold, false)),
-        ("RequestOpened", Event::RequestOpened { request, subject, kind, received_at, by, at }),
+        ("RequestOpened", opened(false)),
         ("RequestStepped, verified", stepped(RequestStep::VerifiedByCode)),
         ("RequestStepped, verified otherwise", stepped(RequestStep::VerifiedByReceipt)),
         ("RequestStepped, extended", stepped(RequestStep::Extended { reason: note("many") })),
@@ -131,7 +154,7 @@ fn privacy_events(
             stepped(RequestStep::Refused { reason: note("unfounded"), evidence: note("letter 7") }),
         ),
         ("RequestStepped, fulfilled", stepped(RequestStep::Fulfilled)),
-        ("ErasureBegun", Event::ErasureBegun { erasure, subject, reason, at }),
+        ("ErasureBegun", begun(Authority::default())),
         ("DataErased", Event::DataErased { erasure, subject, reason, records, epoch: 1, at }),
         ("EpochMoved", Event::EpochMoved { epoch: 2, at }),
         ("LicenseKept", kept(false, None)),
@@ -145,7 +168,11 @@ fn privacy_events(
         ("NoticeSettled", settled(SubjectId::NOBODY, Position::ZERO)),
         ("NoticeSettled, of a person", settled(subject, Position(41))),
         ("RecipientTold", Event::RecipientTold { subject, recipient: recipient(), outcome, at }),
-        ("DayClosed", Event::DayClosed { day: Day(20_781), counts, at }),
+        ("DayClosed", closed(counts(0, 0))),
+        ("RequestOpened, by somebody unknown", opened(true)),
+        ("RequestStepped, exported", stepped(RequestStep::Exported)),
+        ("ErasureBegun, by whose word", begun(authority)),
+        ("DayClosed, with persons", closed(counts(2, 100))),
     ]
 }
 

@@ -1,164 +1,29 @@
 //! Promise: nothing is kept for longer than the policy says, erasures are final within a day, and what
 //! is counted outlives both. With a clock that is set, a log and a vault in memory, and real views.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+#[path = "support/world.rs"]
+mod world;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign::domain::{
-    Actor, Binding, Category, Day, Email, Event, LicenseKey, Nonce, NoticeOutcome, Operation,
-    Product, Purpose, RequestId, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms,
-    Timestamp,
+    Category, Day, Event, Nonce, NoticeOutcome, Operation, Product, Purpose, RequestKind,
+    RequestStep, RestrictionKind, Role, Seats, Terms,
 };
-use countersign::log::memory::{Fault, MemoryLog};
+use countersign::log::memory::Fault;
 use countersign::policy::Policy;
-use countersign::receipt::KeyRing;
-use countersign::seal::actor::{ActorKey, ActorSeal};
-use countersign::service::activation::Activate;
-use countersign::service::clock::Clock;
 use countersign::service::history::Person;
-use countersign::service::requests::Proof;
-use countersign::service::store::{SlotCounts, Store};
-use countersign::service::writer::{self, Parts};
-use countersign::service::{Service, ServiceError, Settings, Staff};
-use countersign::vault::Vault;
-use countersign::vault::memory::MemoryVault;
-use countersign::views::Views;
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
+use countersign::service::{Service, ServiceError};
+use world::{World, activate, at, email, erase, issue, reason, staff, verified};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-#[derive(Clone)]
-struct SetClock(Arc<Mutex<Timestamp>>);
-
-impl Clock for SetClock {
-    fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap()
-    }
-}
-
-/// A server on a log and a vault that outlive it.
-struct World {
-    log: Arc<MemoryLog>,
-    vault: Arc<dyn Vault>,
-    clock: SetClock,
-    views: tempfile::TempDir,
-    policy: Arc<Policy>,
-}
-
-fn at(text: &str) -> Timestamp {
-    let day = Day::parse(text).unwrap();
-    Timestamp::from_millis(i64::from(day.0) * 86_400_000).unwrap()
-}
-
-impl World {
-    fn new(now: &str) -> Self {
-        Self::with_policy(now, "")
-    }
-
-    fn with_policy(now: &str, more: &str) -> Self {
-        let policy = [countersign::policy::DEFAULT, more].concat();
-        Self {
-            log: Arc::default(),
-            vault: Arc::new(MemoryVault::new(&mut rand::rng())),
-            clock: SetClock(Arc::new(Mutex::new(at(now)))),
-            views: tempfile::tempdir().unwrap(),
-            policy: Arc::new(Policy::parse(&policy).unwrap()),
-        }
-    }
-
-    fn now_is(&self, text: &str) {
-        *self.clock.0.lock().unwrap() = at(text);
-    }
-
-    fn later(&self, by: Duration) {
-        let mut now = self.clock.0.lock().unwrap();
-        *now = now.plus(by);
-    }
-
-    /// A server whose views are built from nothing.
-    fn server(&self) -> Arc<Service> {
-        self.server_on(&rand::random::<u64>().to_string()).0
-    }
-
-    /// A server on views of that name.
-    fn server_on(&self, views: &str) -> (Arc<Service>, Arc<Store>) {
-        let views = Views::open(&self.views.path().join(views), 1 << 20).unwrap();
-        let (vault, counts) = (Arc::clone(&self.vault), SlotCounts::default());
-        let store = Arc::new(Store { log: self.log.clone(), vault, views, counts });
-        store.catch_up(|_| ()).unwrap();
-        let mut range = countersign::log::tree::CompactRange::default();
-        countersign::log::scan(
-            self.log.as_ref(),
-            countersign::domain::Position::ZERO,
-            |_, bytes| {
-                range.push(countersign::log::record::hash(bytes));
-                Ok::<_, countersign::log::LogError>(())
-            },
-        )
-        .unwrap();
-        let (writer, _) = writer::spawn(Parts {
-            store: Arc::clone(&store),
-            tree: Arc::new(Mutex::new(range)),
-            clock: Arc::new(self.clock.clone()),
-            rng: Box::new(StdRng::from_rng(&mut rand::rng())),
-            queue: 64,
-            policy: Arc::clone(&self.policy),
-        })
-        .unwrap();
-        let keys: [ActorKey; 2] = std::array::from_fn(|_| ActorKey::generate(&mut rand::rng()));
-        let settings = Settings {
-            issuer: "https://licenses.example.com".to_owned(),
-            leases: HashMap::new(),
-            policy: Arc::clone(&self.policy),
-            actor_seal: ActorSeal::for_keys(keys.each_ref()),
-            webhooks: HashSet::new(),
-        };
-        let receipts = KeyRing::generate(&mut rand::rng());
-        let clock = Arc::new(self.clock.clone());
-        let service = Service::new(Arc::clone(&store), writer, clock, receipts, settings);
-        (Arc::new(service), store)
-    }
-}
-
-fn staff(role: Role) -> Staff {
-    Staff { actor: Actor::parse(role.name()).unwrap(), role }
-}
-
-fn email(name: &str) -> Email {
-    Email::parse(&format!("{name}@example.com")).unwrap()
-}
-
-async fn issue(server: &Service, name: &str, expires: Option<&str>) -> LicenseKey {
-    let terms = Terms {
-        product: Product::parse("App").unwrap(),
-        seats: Seats::new(100).unwrap(),
-        expires_at: expires.map(at),
-        updates_until: None,
-    };
-    let nonce = Nonce::from_bytes(rand::random());
-    server.issue(&staff(Role::Issuer), email(name), None, terms, nonce).await.unwrap().key
-}
-
-async fn activate(server: &Service, name: &str, key: &LicenseKey) -> String {
-    let (nonce, binding) = (Nonce::from_bytes(rand::random()), Binding::from_bytes(rand::random()));
-    let request = Activate { email: Some(email(name)), key: key.clone(), nonce, binding };
-    server.activate(request).await.unwrap()
-}
 
 /// How many activations a person's first license shows; `None`: there is nobody.
 async fn shown(server: &Arc<Service>, name: &str) -> Option<u64> {
     let person = Person::Email(email(name));
     let history = server.history(&staff(Role::Support), person, Purpose::CustomerSupport).await;
     history.ok().map(|history| history.licenses.first().map_or(0, |first| first.activations_total))
-}
-
-fn reason(error: &ServiceError) -> &'static str {
-    match error {
-        ServiceError::Rejected(rejection) => rejection.reason(),
-        _ => "",
-    }
 }
 
 #[tokio::test]
@@ -379,15 +244,6 @@ async fn no_erasure_is_final_while_a_notice_about_the_person_waits() {
     assert_eq!(world.server().erasure(erasure).unwrap().final_at, final_at);
 }
 
-/// Opens a request, and verifies the person.
-async fn verified(server: &Service, name: &str, kind: RequestKind) -> RequestId {
-    let officer = staff(Role::Privacy);
-    let id = server.open_request(&officer, &email(name), kind, None).await.unwrap().id;
-    let (code, _) = server.issue_code(&officer, id).await.unwrap();
-    server.verify_identity(&officer, id, Proof::Code(code)).await.unwrap();
-    id
-}
-
 #[tokio::test]
 async fn what_a_server_left_half_done_is_ended_before_the_next_one_serves() {
     let world = World::new("2026-03-01");
@@ -405,15 +261,6 @@ async fn what_a_server_left_half_done_is_ended_before_the_next_one_serves() {
     let next = world.server();
     assert!(world.vault.subject_by_email(&tag("old")).is_none());
     assert_eq!((shown(&next, "old").await, shown(&next, "new").await), (None, Some(0)));
-}
-
-async fn erase(server: &Service, name: &str) -> countersign::service::privacy::ErasureDetails {
-    let officer = staff(Role::Privacy);
-    let id = verified(server, name, RequestKind::Erasure).await;
-    let second = Staff { actor: Actor::parse("second").unwrap(), role: Role::Privacy };
-    let approved = server.step(&second, id, RequestStep::Approved, Operation::ApproveRequest).await;
-    approved.unwrap();
-    server.erase(&officer, id, false, false).await.unwrap()
 }
 
 #[tokio::test]

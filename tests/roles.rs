@@ -37,7 +37,7 @@ fn methods() -> Vec<String> {
 
 /// Every method, and who may call it: (i)ssuer, (s)upport, (p)rivacy, (a)nalytics. Whoever is not
 /// named may not, and neither may one whose certificate names no role.
-const MATRIX: [(&str, &str); 32] = [
+const MATRIX: [(&str, &str); 33] = [
     ("ActivationService/Activate", "    "),
     ("ActivationService/Renew", "    "),
     ("ActivationService/Deactivate", "    "),
@@ -64,6 +64,7 @@ const MATRIX: [(&str, &str); 32] = [
     ("PrivacyService/RectifySubject", "  p "),
     ("PrivacyService/EraseSubject", "  p "),
     ("PrivacyService/GetErasure", "  p "),
+    ("PrivacyService/ListErasures", "  p "),
     ("PrivacyService/SetRestriction", "  p "),
     ("PrivacyService/SweepRetention", "  p "),
     ("PrivacyService/RecordDisclosure", "isp "),
@@ -73,7 +74,8 @@ const MATRIX: [(&str, &str); 32] = [
 ];
 
 /// Those that need nothing to be said.
-const TAKE_NOTHING: [&str; 4] = ["ListRequests", "SweepRetention", "ListNotices", "GetStatistics"];
+const TAKE_NOTHING: [&str; 5] =
+    ["ListRequests", "ListErasures", "SweepRetention", "ListNotices", "GetStatistics"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_calls_what_is_its_own_and_nothing_else() {

@@ -57,6 +57,11 @@ pub(super) enum PrivacyCommand {
         #[command(flatten)]
         connect: Connect,
     },
+    /// List the newest erasures, and by whose word they were carried out
+    Erasures {
+        #[command(flatten)]
+        connect: Connect,
+    },
     /// Restrict the use of a person's data, or forbid its erasure
     Restrict {
         /// Whose
@@ -253,6 +258,22 @@ impl PrivacyCommand {
                 let answer = client.get_erasure(get).await?.into_inner();
                 show_erasure(answer.erasure.as_ref(), as_json)
             }
+            Self::Erasures { connect } => {
+                let mut client = client(directory, &connect).await?;
+                let listed = client.list_erasures(v1::ListErasuresRequest {}).await?.into_inner();
+                let erasures: Vec<Value> = listed.erasures.iter().map(erasure_json).collect();
+                print(as_json, &json!({ "erasures": erasures, "total": listed.total }), || {
+                    let mut lines: Vec<String> = listed.erasures.iter().map(erasure_text).collect();
+                    let more = listed.total.saturating_sub(lines.len() as u64);
+                    if lines.is_empty() {
+                        lines.push("nothing was erased".to_owned());
+                    } else if more > 0 {
+                        lines.push(format!("and {more} older ones"));
+                    }
+                    lines.join("\n")
+                });
+                Ok(())
+            }
             Self::Restrict { email, kind, lift, connect } => {
                 let kind = match kind {
                     Restriction::Restriction => v1::RestrictionKind::Restriction,
@@ -367,7 +388,11 @@ impl RequestCommand {
                 let request = answer.request.context(NO_REQUEST)?;
                 let mut value = request_json(&request);
                 value["email"] = json!(answer.email);
-                print(as_json, &value, || format!("{}\n{}", answer.email, request_text(&request)));
+                let email = match answer.email.as_str() {
+                    "" => "nobody who is known, or whom you may see",
+                    email => email,
+                };
+                print(as_json, &value, || format!("{email}\n{}", request_text(&request)));
                 return Ok(());
             }
             Self::Code(Named { id: request, connect }) => {
@@ -513,33 +538,56 @@ fn state(request: &v1::Request) -> &'static str {
 fn show_erasure(erasure: Option<&v1::Erasure>, as_json: bool) -> anyhow::Result<()> {
     let erasure =
         erasure.context("the server answered without an erasure; is it of another version?")?;
-    let id = hex(&erasure.erasure_id);
-    let value = json!({
-        "erasure_id": id,
+    print(as_json, &erasure_json(erasure), || erasure_text(erasure));
+    Ok(())
+}
+
+fn erasure_json(erasure: &v1::Erasure) -> Value {
+    let sealed = |name: &Vec<u8>| (!name.is_empty()).then(|| BASE64URL.encode(name));
+    json!({
+        "erasure_id": hex(&erasure.erasure_id),
+        "reason": erasure.reason,
+        "approved": erasure.approved,
+        "keeps_licenses": erasure.keeps_licenses,
+        "opened_by": sealed(&erasure.opened_by),
+        "approved_by": sealed(&erasure.approved_by),
+        "carried_out_by": sealed(&erasure.carried_out_by),
         "erased_at": time(erasure.erased_at.as_ref()),
         "final_at": time(erasure.final_at.as_ref()),
         "final_by": time(erasure.final_by.as_ref()),
         "remains": erasure.remains,
         "records": records_json(&erasure.records),
         "certificate": (!erasure.certificate.is_empty()).then_some(&erasure.certificate),
-    });
-    print(as_json, &value, || {
-        let erased_at = time(erasure.erased_at.as_ref()).unwrap_or_default();
-        let records = records_text(&erasure.records);
-        let mut lines = vec![format!("{id}  erased {erased_at}: {records}")];
-        match (time(erasure.final_at.as_ref()), time(erasure.final_by.as_ref())) {
-            (Some(at), _) => {
-                lines.push(format!("  final since {at}"));
-                lines.push(erasure.certificate.clone());
-            }
-            (None, by) => {
-                lines.push(format!("  not final yet; by {} at the latest", by.unwrap_or_default()));
-                lines.extend(erasure.remains.iter().map(|what| format!("  until then: {what}")));
-            }
+    })
+}
+
+fn erasure_text(erasure: &v1::Erasure) -> String {
+    let id = hex(&erasure.erasure_id);
+    let erased_at = time(erasure.erased_at.as_ref()).unwrap_or_default();
+    let records = records_text(&erasure.records);
+    let reason = &erasure.reason;
+    let mut lines = vec![format!("{id}  erased {erased_at} by {reason}: {records}")];
+    let mut notes = Vec::new();
+    if erasure.approved {
+        notes.push("approved by a second member of staff");
+    }
+    if erasure.keeps_licenses {
+        notes.push("the licenses live on");
+    }
+    if !notes.is_empty() {
+        lines.push(format!("  {}", notes.join("; ")));
+    }
+    match (time(erasure.final_at.as_ref()), time(erasure.final_by.as_ref())) {
+        (Some(at), _) => lines.push(format!("  final since {at}")),
+        (None, by) => {
+            lines.push(format!("  not final yet; by {} at the latest", by.unwrap_or_default()));
+            lines.extend(erasure.remains.iter().map(|what| format!("  until then: {what}")));
         }
-        lines.join("\n")
-    });
-    Ok(())
+    }
+    if !erasure.certificate.is_empty() {
+        lines.push(erasure.certificate.clone());
+    }
+    lines.join("\n")
 }
 
 fn records_json(records: &[v1::CategoryCount]) -> Value {

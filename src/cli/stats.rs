@@ -34,8 +34,10 @@ impl Stats {
         print(as_json, &json!({ "days": days, "smallest_group": smallest }), || {
             let line = |of: &DayStatistics| {
                 let shown = |count: Option<u32>| {
-                    count
-                        .map_or_else(|| format!("fewer than {smallest}"), |count| count.to_string())
+                    count.map_or_else(
+                        || format!("of fewer than {smallest} persons"),
+                        |count| count.to_string(),
+                    )
                 };
                 let (licenses, activations) = (shown(of.licenses), shown(of.activations));
                 format!(

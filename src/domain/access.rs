@@ -93,6 +93,16 @@ pub enum RecordedActor {
     Sealed(SealedActor),
 }
 
+impl RecordedActor {
+    /// The name, where it is sealed.
+    pub const fn sealed(&self) -> Option<&SealedActor> {
+        match self {
+            Self::Named(_) => None,
+            Self::Sealed(sealed) => Some(sealed),
+        }
+    }
+}
+
 impl fmt::Debug for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Actor[redacted]")

@@ -3,7 +3,7 @@
 use super::{
     Access, ActivationId, ActorTag, Category, Day, Email, ErasureId, LicenseId, LicenseKey, Notice,
     NoticeId, NoticeOutcome, PersonName, Product, RecipientName, RequestId, RequestKind,
-    RequestStep, RestrictionKind, SigningKeyId, SubjectId, Terms, Timestamp,
+    RequestStep, RestrictionKind, SealedActor, SigningKeyId, SubjectId, Terms, Timestamp,
 };
 
 /// The place of an event in the log: 0-based, gapless, global.
@@ -147,6 +147,8 @@ pub enum Event {
         received_at: Timestamp,
         /// Who opened it.
         by: ActorTag,
+        /// Nobody is known by the address that it came with, and the address is not stored.
+        is_unknown: bool,
         /// When.
         at: Timestamp,
     },
@@ -171,6 +173,8 @@ pub enum Event {
         subject: SubjectId,
         /// Why.
         reason: ErasureReason,
+        /// By whose word.
+        authority: Authority,
         /// When.
         at: Timestamp,
     },
@@ -284,6 +288,31 @@ pub struct Counts {
     pub licenses: u32,
     /// Seats taken.
     pub activations: u32,
+    /// To how many persons the licenses were issued; at most [`Counts::PERSONS_APART`].
+    pub license_persons: u32,
+    /// Of how many persons the licenses are that the seats were taken of; at most as many.
+    pub activation_persons: u32,
+}
+
+impl Counts {
+    /// How many persons of a day and a product are told apart. With more a count is of a group that is
+    /// large enough for any policy, and nothing more needs to be remembered.
+    pub const PERSONS_APART: u32 = 100;
+}
+
+/// By whose word data is erased. It outlives the request, which is erased with the person.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Authority {
+    /// Who opened the request, sealed for two keys.
+    pub opened_by: Option<SealedActor>,
+    /// A second member of staff approved it.
+    pub approved: bool,
+    /// Who did, sealed for two keys.
+    pub approved_by: Option<SealedActor>,
+    /// Who carried it out, sealed for two keys.
+    pub carried_out_by: Option<SealedActor>,
+    /// The licenses live on, with nobody known.
+    pub keeps_licenses: bool,
 }
 
 /// Why data is erased.

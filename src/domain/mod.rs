@@ -19,7 +19,7 @@ mod subject;
 pub use access::{Access, Actor, Operation, Purpose, RecordedActor, Role, SealedActor};
 pub use category::Category;
 pub use email::{Email, EmailError, NORMALISER_VERSION};
-pub use event::{Counts, ErasureReason, Event, Position};
+pub use event::{Authority, Counts, ErasureReason, Event, Position};
 pub use ids::{
     ActivationId, ActorTag, Binding, Day, ErasureId, LicenseId, Nonce, NoticeId, RequestId,
     SigningKeyId, SubjectId, Timestamp, WrongLength,
@@ -27,7 +27,7 @@ pub use ids::{
 pub use license::{Issue, License, LicenseCommand, Product, Seats, Status, Terms, TermsError};
 pub use license_key::{LicenseKey, LicenseKeyError};
 pub use name::{Note, PersonName, TextError};
-pub use notice::{Change, Notice, NoticeOutcome, RecipientName};
+pub use notice::{Change, NOTICE_KEPT, Notice, NoticeOutcome, RecipientName};
 pub use rejection::Rejection;
 pub use request::{
     By, PrivacyRequest, Progress, RequestKind, RequestStep, RestrictionKind, gdpr_due, swiss_due,

@@ -1,6 +1,11 @@
 //! Who else has a person's data, and how they are told that it was put right or erased.
 
+use std::time::Duration;
+
 use super::{Email, ErasureId, NoticeId, SubjectId};
+
+/// How long it is tried to tell a recipient. What they would be told is erased then.
+pub const NOTICE_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// What a recipient is to be told.
 #[derive(Debug, Clone)]

@@ -32,6 +32,11 @@ impl RequestKind {
             Self::Portability => "portability",
         }
     }
+
+    /// Whether the person gets what is held about them.
+    pub const fn is_answered_by_an_export(self) -> bool {
+        matches!(self, Self::Access | Self::Portability)
+    }
 }
 
 /// What the rules need to know of a request.
@@ -47,6 +52,8 @@ pub struct PrivacyRequest {
     pub opened_by: ActorTag,
     /// Where it was opened.
     pub opened: Position,
+    /// Nobody was known by the address that it came with.
+    pub is_unknown: bool,
     /// How far it has come.
     pub progress: Progress,
 }
@@ -81,6 +88,7 @@ impl Progress {
             RequestStep::VerifiedByCode | RequestStep::VerifiedByReceipt => self.verified = true,
             RequestStep::Extended { .. } => self.extended = true,
             RequestStep::Approved => self.approved = true,
+            RequestStep::Exported => self.exported = true,
             RequestStep::Refused { .. } => self.refused = true,
             RequestStep::Fulfilled => self.fulfilled = true,
         }
@@ -101,6 +109,8 @@ pub enum RequestStep {
     },
     /// A second member of staff agrees.
     Approved,
+    /// All of the export was handed over.
+    Exported,
     /// It is not fulfilled.
     Refused {
         /// Why, as the person was told.
@@ -163,7 +173,12 @@ impl PrivacyRequest {
         if self.progress.is_closed() {
             return Err(Rejection::RequestClosed);
         }
-        if !self.progress.verified {
+        if self.is_unknown {
+            // That nothing is held is an answer, and nobody's data is at risk. Nothing else can be done.
+            if !self.kind.is_answered_by_an_export() {
+                return Err(Rejection::SubjectNotFound);
+            }
+        } else if !self.progress.verified {
             return Err(Rejection::IdentityNotVerified);
         }
         if needs_approval && !self.progress.approved {
@@ -194,6 +209,7 @@ impl PrivacyRequest {
             }
             RequestStep::Approved if by == self.opened_by => Err(Rejection::SecondActorNeeded),
             RequestStep::Approved => Ok(!self.progress.approved),
+            RequestStep::Exported => Ok(!self.progress.exported),
             RequestStep::Extended { .. } | RequestStep::Refused { .. } | RequestStep::Fulfilled => {
                 Ok(true)
             }

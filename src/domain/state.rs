@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use super::{
-    ActivationId, Event, License, LicenseCommand, LicenseId, Operation, Position, PrivacyRequest,
-    Progress, Rejection, RequestId, RestrictionKind, Status, Subject, SubjectCommand, SubjectId,
-    Timestamp, license, subject,
+    ActivationId, Event, License, LicenseCommand, LicenseId, Position, PrivacyRequest, Progress,
+    Rejection, RequestId, RestrictionKind, Status, Subject, SubjectCommand, SubjectId, Timestamp,
+    license, subject,
 };
 
 /// The part of the world that the commands at hand touch. Whoever calls [`decide`] has put in what
@@ -93,13 +93,6 @@ pub fn evolve(state: &mut State, position: Position, event: &Event) {
         Event::LicenseSuspended { license, .. } => status(state, license, Status::Suspended),
         Event::LicenseReinstated { license, .. } => status(state, license, Status::Active),
         Event::LicenseRevoked { license, .. } => status(state, license, Status::Revoked),
-        Event::AccessRecorded { access, .. } => {
-            if access.operation == Operation::ExportSubject
-                && let Some(request) = access.request.and_then(|id| state.requests.get_mut(&id))
-            {
-                request.progress.exported = true;
-            }
-        }
         Event::EmailRecorded { subject, .. } => {
             state.subjects.entry(*subject).or_default().email = Some(position);
         }
@@ -113,13 +106,15 @@ pub fn evolve(state: &mut State, position: Position, event: &Event) {
                 RestrictionKind::LegalHold => subject.held = *holds,
             }
         }
-        Event::RequestOpened { request, subject, kind, received_at, by, .. } => {
+        Event::RequestOpened { request, subject, kind, received_at, by, is_unknown, .. } => {
+            state.subjects.entry(*subject).or_default();
             let opened = PrivacyRequest {
                 subject: *subject,
                 kind: *kind,
                 received_at: *received_at,
                 opened_by: *by,
                 opened: position,
+                is_unknown: *is_unknown,
                 progress: Progress::default(),
             };
             state.requests.insert(*request, opened);
@@ -134,6 +129,7 @@ pub fn evolve(state: &mut State, position: Position, event: &Event) {
         | Event::DataErased { .. }
         | Event::EpochMoved { .. }
         // No rule depends on these.
+        | Event::AccessRecorded { .. }
         | Event::Disclosed { .. }
         | Event::NoticeCreated { .. }
         | Event::NoticeSettled { .. }

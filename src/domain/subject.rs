@@ -3,9 +3,9 @@
 
 use super::request::{By, PrivacyRequest, RequestKind, RequestStep, RestrictionKind};
 use super::{
-    Access, ActivationId, Category, Email, ErasureId, ErasureReason, Event, LicenseId, LicenseKey,
-    Notice, NoticeOutcome, PersonName, Position, RecipientName, Rejection, RequestId, SigningKeyId,
-    State, SubjectId, Terms, Timestamp,
+    Access, ActivationId, ActorTag, Authority, Category, Email, ErasureId, ErasureReason, Event,
+    LicenseId, LicenseKey, Notice, NoticeOutcome, PersonName, Position, RecipientName, Rejection,
+    RequestId, SigningKeyId, State, SubjectId, Terms, Timestamp,
 };
 
 /// What the rules need to know of a person.
@@ -44,7 +44,8 @@ pub enum SubjectCommand {
         /// How.
         outcome: NoticeOutcome,
     },
-    /// The person asked for something about their data.
+    /// The person asked for something about their data. One who is not known may ask too: under an id
+    /// that is theirs from here on, and without an address.
     OpenRequest {
         /// A fresh id.
         request: RequestId,
@@ -54,6 +55,13 @@ pub enum SubjectCommand {
         received_at: Timestamp,
         /// Who opens it.
         by: By,
+    },
+    /// All of an export was handed over. The read itself is recorded already.
+    Exported {
+        /// The request that it answers.
+        request: RequestId,
+        /// Who exported.
+        by: ActorTag,
     },
     /// A request goes on.
     Step {
@@ -76,6 +84,8 @@ pub enum SubjectCommand {
         name: Option<PersonName>,
         /// Whom to tell, and what.
         notices: Vec<Notice>,
+        /// Who opened and who approved the request.
+        authority: Authority,
         /// Who puts it right.
         by: By,
     },
@@ -91,6 +101,8 @@ pub enum SubjectCommand {
         keep: Vec<KeptLicense>,
         /// Whom to tell, and what.
         notices: Vec<Notice>,
+        /// Who opened and who approved the request.
+        authority: Authority,
         /// Who erases.
         by: By,
     },
@@ -98,6 +110,8 @@ pub enum SubjectCommand {
     Expire {
         /// A fresh id.
         erasure: ErasureId,
+        /// Whom to tell, and what.
+        notices: Vec<Notice>,
     },
     /// The use of the person's data is narrowed, or not any more.
     Restrict {
@@ -138,6 +152,7 @@ pub struct KeptActivation {
     pub lease_until: Option<Timestamp>,
 }
 
+#[allow(clippy::too_many_lines)] // an arm for each command
 pub(super) fn decide(
     state: &State,
     id: SubjectId,
@@ -146,22 +161,30 @@ pub(super) fn decide(
 ) -> Result<Vec<Event>, Rejection> {
     let accessed =
         |access: &Access| Event::AccessRecorded { subject: id, access: access.clone(), at: now };
-    let begun = |erasure: &ErasureId, reason| Event::ErasureBegun {
+    let begun = |erasure: &ErasureId, reason, authority| Event::ErasureBegun {
         erasure: *erasure,
         subject: id,
         reason,
+        authority,
         at: now,
+    };
+    let authority = |open: &PrivacyRequest, authority: &Authority, by: &By| Authority {
+        approved: open.progress.approved,
+        carried_out_by: by.access.actor.sealed().cloned(),
+        ..authority.clone()
     };
     let created = |notices: &[Notice]| -> Vec<Event> {
         let created = |notice: &Notice| Event::NoticeCreated { notice: notice.clone(), at: now };
         notices.iter().map(created).collect()
     };
-    if let SubjectCommand::RecordAccess(access) = command
-        && id == SubjectId::NOBODY
-    {
-        return Ok(vec![accessed(access)]);
-    }
-    let subject = state.subjects.get(&id).ok_or(Rejection::SubjectNotFound)?;
+    let known = state.subjects.get(&id);
+    let subject = match (command, known) {
+        (_, Some(known)) => *known,
+        // Whoever asks need not be known, and neither whoever is looked for.
+        (SubjectCommand::OpenRequest { .. }, None) => Subject::default(),
+        (SubjectCommand::RecordAccess(_), None) if id == SubjectId::NOBODY => Subject::default(),
+        (_, None) => return Err(Rejection::SubjectNotFound),
+    };
     match command {
         SubjectCommand::RecordAccess(access) => Ok(vec![accessed(access)]),
         SubjectCommand::Disclose { recipient, categories, at, by } => {
@@ -186,9 +209,14 @@ pub(super) fn decide(
                 kind: *kind,
                 received_at: *received_at,
                 by: by.tag,
+                is_unknown: known.is_none(),
                 at: now,
             };
             Ok(vec![opened, accessed(&by.access)])
+        }
+        SubjectCommand::Exported { request, by } => {
+            let open = of_subject(state, id, *request)?;
+            open.decide(*request, &RequestStep::Exported, *by, now)
         }
         SubjectCommand::Step { request, step, by } => {
             let open = of_subject(state, id, *request)?;
@@ -196,7 +224,7 @@ pub(super) fn decide(
             events.push(accessed(&by.access));
             Ok(events)
         }
-        SubjectCommand::Rectify { request, erasure, email, name, notices, by } => {
+        SubjectCommand::Rectify { request, erasure, email, name, notices, authority: of, by } => {
             let open = of_kind(state, id, *request, RequestKind::Rectification)?;
             open.may_be_fulfilled(false)?;
             // What is replaced is erased.
@@ -214,11 +242,20 @@ pub(super) fn decide(
             events.push(accessed(&by.access));
             // A name that is the first replaces none.
             if email.is_some() || name.is_some() && subject.name.is_some() {
-                events.push(begun(erasure, ErasureReason::Rectification));
+                let by = authority(open, of, by);
+                events.push(begun(erasure, ErasureReason::Rectification, by));
             }
             Ok(events)
         }
-        SubjectCommand::Erase { request, erasure, needs_approval, keep, notices, by } => {
+        SubjectCommand::Erase {
+            request,
+            erasure,
+            needs_approval,
+            keep,
+            notices,
+            authority: of,
+            by,
+        } => {
             let open = of_kind(state, id, *request, RequestKind::Erasure)?;
             open.may_be_fulfilled(*needs_approval)?;
             subject.may_be_erased()?;
@@ -228,12 +265,15 @@ pub(super) fn decide(
             }
             events.push(open.stepped(*request, RequestStep::Fulfilled, by.tag, now));
             events.push(accessed(&by.access));
-            events.push(begun(erasure, ErasureReason::Request));
+            let by = authority(open, of, by);
+            events.push(begun(erasure, ErasureReason::Request, by));
             Ok(events)
         }
-        SubjectCommand::Expire { erasure } => {
+        SubjectCommand::Expire { erasure, notices } => {
             subject.may_be_erased()?;
-            Ok(vec![begun(erasure, ErasureReason::Retention)])
+            let mut events = created(notices);
+            events.push(begun(erasure, ErasureReason::Retention, Authority::default()));
+            Ok(events)
         }
         SubjectCommand::Restrict { kind, holds, by } => {
             let changes = subject.is_under(*kind) != *holds;

@@ -7,9 +7,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::{Serialize, Serializer};
 
 use crate::domain::{
-    ActivationId, Category, Event, LicenseId, Note, RecordedActor, RequestId, RequestKind,
-    RequestStep, Timestamp, gdpr_due, swiss_due,
+    self, ActivationId, Category, Change as NoticeChange, Event, LicenseId, NOTICE_KEPT, Note,
+    RecordedActor, RequestId, RequestKind, RequestStep, Timestamp, gdpr_due, swiss_due,
 };
+use crate::policy::retention::{Span, seat_years};
 use crate::policy::{CategoryPolicy, Controller, Policy, Right};
 
 /// The form of the document. It changes when a member is removed or means something else.
@@ -27,6 +28,8 @@ pub(super) struct Document {
     pub generated_at: Time,
     /// Whether anything is held about the person.
     pub data_held: bool,
+    /// A restriction or a legal hold is in force: nothing is erased, and each end is the earliest.
+    pub retention_paused: bool,
     pub controller: Controller,
     pub subject: Subject,
     pub categories: Vec<CategoryInfo>,
@@ -77,7 +80,8 @@ pub(super) struct License {
     pub issued_at: Time,
     pub expires_at: Option<Time>,
     pub updates_until: Option<Time>,
-    /// `None`: for as long as the license can be used, and the policy's days after.
+    /// `None`: for as long as the license can be used or an activation of it is kept, and the policy's
+    /// days after.
     pub kept_until: Option<Time>,
     pub changes: Vec<Change>,
     pub activations: Vec<Activation>,
@@ -96,16 +100,24 @@ pub(super) struct Activation {
     /// As in the receipt's `jti`.
     pub activation_id: String,
     pub activated_at: Time,
+    /// The end of the receipt, where the product has a lease.
+    pub lease_until: Option<Time>,
     pub deactivated_at: Option<Time>,
     pub deactivated_by: Option<&'static str>,
-    /// `None`: for as long as the seat is held, and the policy's days after the end of that year.
+    /// `None`: for as long as a seat of the years that are kept together is held, and the policy's
+    /// days after the end of that year.
     pub kept_until: Option<Time>,
 }
 
 #[derive(Serialize)]
 pub(super) struct Restriction {
+    pub category: Category,
     pub kind: &'static str,
     pub since: Time,
+    /// When it was lifted. `None`: it holds.
+    pub until: Option<Time>,
+    /// `None`: until a request of that year is answered, and the policy's days after.
+    pub kept_until: Option<Time>,
 }
 
 #[derive(Serialize)]
@@ -118,7 +130,10 @@ pub(super) struct Request {
     /// 30 days (Swiss DPO Art. 18).
     pub swiss_due: Time,
     pub steps: Vec<Step>,
-    pub kept_until: Time,
+    /// `None`: until it is answered, and the policy's days after.
+    pub kept_until: Option<Time>,
+    #[serde(skip)]
+    opened_at: Timestamp,
 }
 
 #[derive(Serialize)]
@@ -149,15 +164,22 @@ pub(super) struct Disclosure {
     pub recipient: String,
     pub data: Vec<Category>,
     pub at: Time,
-    pub kept_until: Time,
+    /// As the address, so that the recipient can be told when it is erased.
+    pub kept_until: Option<Time>,
 }
 
 /// That a recipient was, or is to be, told of a rectification (GDPR Art. 19).
 #[derive(Serialize)]
 pub(super) struct Notice {
+    pub category: Category,
     pub recipient: String,
     pub state: &'static str,
     pub at: Time,
+    /// The address that they know, for as long as they are to be told.
+    pub email: Option<String>,
+    /// The right one.
+    pub new_email: Option<String>,
+    pub kept_until: Option<Time>,
 }
 
 /// That a member of staff looked at or changed the data.
@@ -170,7 +192,8 @@ pub(super) struct Access {
     pub at: Time,
     /// The name of the member of staff, which takes two keys to read.
     pub sealed_actor: Option<String>,
-    pub kept_until: Time,
+    /// `None`: until a request of that year is answered, and the policy's days after.
+    pub kept_until: Option<Time>,
 }
 
 #[derive(Serialize)]
@@ -209,8 +232,8 @@ impl Serialize for Time {
 pub struct Facts<'a> {
     /// All of the person's events in the order of their positions; none where nobody is known.
     pub events: &'a [Event],
-    /// The recipients that are still to be told something.
-    pub waiting: &'a [(String, Timestamp)],
+    /// What recipients are still to be told, and since when.
+    pub waiting: &'a [(domain::Notice, Timestamp)],
     /// How many records the log has of each category.
     pub in_log: &'a BTreeMap<Category, u64>,
     /// What holds.
@@ -235,6 +258,8 @@ struct Builder<'a> {
     licenses: HashMap<LicenseId, usize>,
     activations: HashMap<ActivationId, (usize, usize)>,
     requests: HashMap<RequestId, usize>,
+    /// The years in which the requests that are open were opened.
+    open: HashMap<RequestId, u16>,
     records: BTreeMap<Category, BTreeMap<&'static str, u64>>,
 }
 
@@ -262,6 +287,7 @@ impl<'a> Builder<'a> {
             schema: SCHEMA,
             generated_at: Time(facts.now),
             data_held: !facts.events.is_empty(),
+            retention_paused: false,
             controller: policy.controller.clone(),
             subject: Subject::default(),
             categories: categories.collect(),
@@ -286,17 +312,13 @@ impl<'a> Builder<'a> {
             licenses: HashMap::new(),
             activations: HashMap::new(),
             requests: HashMap::new(),
+            open: HashMap::new(),
             records: BTreeMap::new(),
         })
     }
 
     fn count(&mut self, category: Category, kind: &'static str) {
         *self.records.entry(category).or_default().entry(kind).or_default() += 1;
-    }
-
-    /// Until when what was recorded in this year is kept.
-    fn record_kept_until(&self, at: Timestamp) -> Time {
-        Time(self.policy.kept_until(Category::AccessRecord, at.end_of_year()))
     }
 
     #[allow(clippy::too_many_lines)] // an arm for each event type
@@ -338,8 +360,8 @@ impl<'a> Builder<'a> {
                     activations: Vec::new(),
                 });
             }
-            Event::Activated { license, activation, at, .. }
-            | Event::ActivationKept { license, activation, at, .. } => {
+            Event::Activated { license, activation, lease_until, at, .. }
+            | Event::ActivationKept { license, activation, lease_until, at, .. } => {
                 self.count(Category::ActivationTime, "activated");
                 let Some(&place) = self.licenses.get(license) else { return };
                 let activations = &mut self.document.licenses[place].activations;
@@ -348,6 +370,7 @@ impl<'a> Builder<'a> {
                     category: Category::ActivationTime,
                     activation_id: BASE64URL.encode(activation.as_bytes()),
                     activated_at: Time(*at),
+                    lease_until: lease_until.map(Time),
                     deactivated_at: None,
                     deactivated_by: None,
                     kept_until: None,
@@ -369,7 +392,6 @@ impl<'a> Builder<'a> {
                     RecordedActor::Sealed(sealed) => Some(BASE64URL.encode(sealed.as_bytes())),
                     RecordedActor::Named(_) => None,
                 };
-                let kept_until = self.record_kept_until(*at);
                 self.document.accesses.push(Access {
                     category: Category::AccessRecord,
                     role: access.role.name(),
@@ -377,25 +399,24 @@ impl<'a> Builder<'a> {
                     operation: access.operation.name(),
                     at: Time(*at),
                     sealed_actor,
-                    kept_until,
+                    kept_until: None,
                 });
             }
             Event::RestrictionChanged { kind, holds, at, .. } => {
                 self.count(Category::AccessRecord, "restriction_changed");
-                let kind = kind.name();
-                self.document.restrictions.retain(|restriction| restriction.kind != kind);
-                if *holds {
-                    self.document.restrictions.push(Restriction { kind, since: Time(*at) });
-                }
+                self.restriction(kind.name(), *holds, Time(*at));
             }
             Event::RequestOpened { request, kind, received_at, at, .. } => {
                 self.count(Category::AccessRecord, "request_opened");
                 self.requests.insert(*request, self.document.requests.len());
-                let kept_until = self.record_kept_until(*at);
-                self.document.requests.push(Request::new(*kind, *received_at, kept_until));
+                self.open.insert(*request, at.year());
+                self.document.requests.push(Request::new(*kind, *received_at, *at));
             }
             Event::RequestStepped { request, step, at, .. } => {
                 self.count(Category::AccessRecord, "request_stepped");
+                if step.closes() {
+                    self.open.remove(request);
+                }
                 if let Some(&place) = self.requests.get(request) {
                     self.document.requests[place].step(step, *at);
                 }
@@ -406,25 +427,27 @@ impl<'a> Builder<'a> {
                 if let Some(known) = recipients.iter_mut().find(|r| r.name == recipient.as_str()) {
                     known.got_data_at.push(Time(*at));
                 }
-                let kept_until = self.record_kept_until(*at);
                 self.document.disclosures.push(Disclosure {
                     category: Category::AccessRecord,
                     recipient: recipient.as_str().to_owned(),
                     data: categories.clone(),
                     at: Time(*at),
-                    kept_until,
+                    kept_until: None,
                 });
             }
             Event::RecipientTold { recipient, outcome, at, .. } => {
                 self.count(Category::AccessRecord, "recipient_told");
-                let recipient = recipient.as_str().to_owned();
                 self.document.notices.push(Notice {
-                    recipient,
+                    category: Category::AccessRecord,
+                    recipient: recipient.as_str().to_owned(),
                     state: outcome.name(),
                     at: Time(*at),
+                    email: None,
+                    new_email: None,
+                    kept_until: None,
                 });
             }
-            // They name nobody, or are about to be gone.
+            // They name nobody. What recipients are still to be told comes apart.
             Event::ErasureBegun { .. }
             | Event::DataErased { .. }
             | Event::EpochMoved { .. }
@@ -443,36 +466,49 @@ impl<'a> Builder<'a> {
         }
     }
 
+    fn restriction(&mut self, kind: &'static str, holds: bool, at: Time) {
+        let restrictions = &mut self.document.restrictions;
+        let held = restrictions.iter_mut().find(|held| held.kind == kind && held.until.is_none());
+        match held {
+            Some(held) if !holds => held.until = Some(at),
+            None if holds => restrictions.push(Restriction {
+                category: Category::AccessRecord,
+                kind,
+                since: at,
+                until: None,
+                kept_until: None,
+            }),
+            _ => {}
+        }
+    }
+
     /// Says until when what is kept, which only all events together tell.
     fn finish(mut self, facts: &Facts<'_>) -> Document {
-        let policy = self.policy;
-        let mut ends = Vec::new();
-        for license in &mut self.document.licenses {
-            let revoked = license.changes.iter().find(|change| change.status == "revoked");
-            let end = [license.expires_at, revoked.map(|change| change.at)];
-            let end = end.into_iter().flatten().min();
-            for activation in &mut license.activations {
-                let ended = activation.deactivated_at.or(end);
-                activation.kept_until = ended.map(|ended| {
-                    Time(policy.kept_until(Category::ActivationTime, ended.0.end_of_year()))
-                });
-            }
-            license.kept_until = end.map(|end| Time(policy.kept_until(Category::License, end.0)));
-            ends.push(end);
+        let address_kept_until = self.license_ends(facts.now);
+        let document = &mut self.document;
+        for datum in document.subject.email.iter_mut().chain(&mut document.subject.name) {
+            datum.kept_until = address_kept_until(datum.category);
         }
-        let last_end = ends.into_iter().collect::<Option<Vec<_>>>();
-        let last_end = last_end.and_then(|ends| ends.into_iter().max());
-        let Subject { email, name } = &mut self.document.subject;
-        for datum in email.iter_mut().chain(name) {
-            datum.kept_until = last_end.map(|end| Time(policy.kept_until(datum.category, end.0)));
+        for disclosure in &mut document.disclosures {
+            disclosure.kept_until = address_kept_until(Category::Email);
         }
-        let waiting = facts.waiting.iter().map(|(recipient, at)| Notice {
-            recipient: recipient.clone(),
-            state: "waiting",
-            at: Time(*at),
-        });
-        self.document.notices.extend(waiting);
-        for category in policy.categories.iter().map(|category| category.name) {
+        for notice in &mut document.notices {
+            notice.kept_until = address_kept_until(Category::Email);
+        }
+        self.record_ends();
+        let document = &mut self.document;
+        document.retention_paused =
+            document.restrictions.iter().any(|restriction| restriction.until.is_none());
+        for (notice, at) in facts.waiting {
+            document.notices.push(waiting(notice, *at));
+            *self
+                .records
+                .entry(Category::Email)
+                .or_default()
+                .entry("notice_created")
+                .or_default() += 1;
+        }
+        for category in self.policy.categories.iter().map(|category| category.name) {
             let records = self.records.remove(&category).unwrap_or_default();
             let exported = records.values().sum();
             let in_log = facts.in_log.get(&category).copied().unwrap_or_default();
@@ -480,10 +516,96 @@ impl<'a> Builder<'a> {
         }
         self.document
     }
+
+    /// The ends of licenses and activations, as the sweep has them. Gives the end of what is kept until
+    /// some days after the last license.
+    fn license_ends(&mut self, now: Timestamp) -> impl Fn(Category) -> Option<Time> + use<'a> {
+        let policy = self.policy;
+        let licenses = &mut self.document.licenses;
+        let ends: Vec<Option<Timestamp>> = licenses.iter().map(License::end).collect();
+        let spans = licenses.iter().zip(&ends).flat_map(|(license, end)| {
+            license.activations.iter().map(move |activation| Span {
+                begun: activation.activated_at.0,
+                ended: activation.deactivated_at.map(|at| at.0).or(*end),
+            })
+        });
+        let mut kept = HashMap::new();
+        for together in seat_years(spans) {
+            let until = together.ended.map(|ended| {
+                Time(policy.kept_until(Category::ActivationTime, ended.end_of_year()))
+            });
+            kept.extend(together.years.into_iter().map(|year| (year, until)));
+        }
+        for (license, end) in licenses.iter_mut().zip(&ends) {
+            let mut until = end.map(|end| Time(policy.kept_until(Category::License, end)));
+            for activation in &mut license.activations {
+                let year = activation.activated_at.0.year();
+                activation.kept_until = kept.get(&year).copied().flatten();
+                // A license stays for as long as something is said of it.
+                until = until.zip(activation.kept_until).map(|(one, other)| one.max(other));
+            }
+            license.kept_until = until;
+        }
+        // Where no license is left, the address goes with the next sweep.
+        let last_end = ends.into_iter().collect::<Option<Vec<_>>>();
+        let last_end = last_end.map(|ends| ends.into_iter().max());
+        move |category| {
+            let until = |end: Option<Timestamp>| {
+                Time(end.map_or(now, |end| policy.kept_until(category, end)))
+            };
+            last_end.map(until)
+        }
+    }
+
+    /// The ends of what goes with the year that it was recorded in.
+    fn record_ends(&mut self) {
+        // The steps of an open request may be in any year from that on.
+        let open = self.open.values().min().copied();
+        let policy = self.policy;
+        let kept_until = |at: Timestamp| {
+            let until = Time(policy.kept_until(Category::AccessRecord, at.end_of_year()));
+            open.is_none_or(|first| at.year() < first).then_some(until)
+        };
+        for access in &mut self.document.accesses {
+            access.kept_until = kept_until(access.at.0);
+        }
+        for request in &mut self.document.requests {
+            request.kept_until = kept_until(request.opened_at);
+        }
+        for restriction in &mut self.document.restrictions {
+            restriction.kept_until = kept_until(restriction.until.unwrap_or(restriction.since).0);
+        }
+    }
+}
+
+/// A notice that has not come to its end.
+fn waiting(notice: &domain::Notice, at: Timestamp) -> Notice {
+    let new_email = match &notice.change {
+        NoticeChange::Rectified { email } => email.as_ref(),
+        NoticeChange::Erased => None,
+    };
+    Notice {
+        category: Category::Email,
+        recipient: notice.recipient.as_str().to_owned(),
+        state: "waiting",
+        at: Time(at),
+        email: Some(notice.email.expose().to_owned()),
+        new_email: new_email.map(|email| email.expose().to_owned()),
+        kept_until: Some(Time(at.plus(NOTICE_KEPT))),
+    }
+}
+
+impl License {
+    /// When it ended or will end.
+    fn end(&self) -> Option<Timestamp> {
+        let revoked = self.changes.iter().find(|change| change.status == "revoked");
+        let ends = [self.expires_at, revoked.map(|change| change.at)];
+        ends.into_iter().flatten().min().map(|end| end.0)
+    }
 }
 
 impl Request {
-    fn new(kind: RequestKind, received_at: Timestamp, kept_until: Time) -> Self {
+    fn new(kind: RequestKind, received_at: Timestamp, opened_at: Timestamp) -> Self {
         Self {
             category: Category::AccessRecord,
             kind: kind.name(),
@@ -491,7 +613,8 @@ impl Request {
             gdpr_due: Time(gdpr_due(received_at, false)),
             swiss_due: Time(swiss_due(received_at)),
             steps: Vec::new(),
-            kept_until,
+            kept_until: None,
+            opened_at,
         }
     }
 
@@ -505,6 +628,7 @@ impl Request {
                 ("extended", text(reason), None)
             }
             RequestStep::Approved => ("approved", None, None),
+            RequestStep::Exported => ("exported", None, None),
             RequestStep::Refused { reason, evidence } => ("refused", text(reason), text(evidence)),
             RequestStep::Fulfilled => ("fulfilled", None, None),
         };

@@ -100,11 +100,17 @@ fn held(document: &Document) -> String {
         }
     }
     for restriction in &document.restrictions {
+        let until = restriction.until.map(|until| format!(" until {}", day(until)));
         html += &format!(
-            "<dt>Restricted</dt><dd>{} since {}</dd>\n",
+            "<dt>Restricted</dt><dd>{} since {}{}</dd>\n",
             esc(restriction.kind.replace('_', " ")),
-            day(restriction.since)
+            day(restriction.since),
+            until.unwrap_or_default(),
         );
+    }
+    if document.retention_paused {
+        html += "<dt>Kept longer</dt><dd>Nothing is erased while that holds: the days here are the \
+                 earliest.</dd>\n";
     }
     html += "</dl></div>\n</section>\n";
     html += "<section id=\"licenses\">\n<h2>Your licenses and activations</h2>\n";
@@ -200,9 +206,11 @@ fn license_section(document: &Document, license: &License) -> String {
             (Some(at), _) => format!("{} by the app", moment(at)),
             (None, _) => "<span class=\"yes\">holds its seat</span>".to_owned(),
         };
-        let in_use = "while it holds its seat, until the end of that year";
+        let in_use = "while a seat of those years is held, until the end of that year";
         let kept = until(document, activation.category, activation.kept_until, in_use);
-        [moment(activation.activated_at), ended, kept, code(&activation.activation_id)]
+        let lease = activation.lease_until.map(|until| format!("; good until {}", day(until)));
+        let activated = moment(activation.activated_at) + &lease.unwrap_or_default();
+        [activated, ended, kept, code(&activation.activation_id)]
     });
     format!(
         "<h3>{}</h3>\n<div class=\"card\"><dl>\n<dt>License key</dt><dd>{}</dd>\n\
@@ -335,12 +343,18 @@ fn recipients(document: &Document) -> String {
         ]
     });
     let told = document.notices.iter().map(|notice| {
-        [esc(&notice.recipient).to_string(), notice.state.replace('_', " "), moment(notice.at)]
+        let what = match (&notice.email, &notice.new_email) {
+            (Some(email), Some(new)) => format!("{} is {}", esc(email), esc(new)),
+            (Some(email), None) => esc(email).to_string(),
+            (None, _) => String::new(),
+        };
+        let state = notice.state.replace('_', " ");
+        [esc(&notice.recipient).to_string(), state, moment(notice.at), what]
     });
     let told = if document.notices.is_empty() {
         String::new()
     } else {
-        format!("<h3>Told of corrections</h3>\n{}", table(&["Who", "State", "When"], told))
+        format!("<h3>Told of corrections</h3>\n{}", table(&["Who", "State", "When", "What"], told))
     };
     format!(
         "<section id=\"recipients\">\n<h2>Who gets data from us</h2>\n{}{told}</section>\n",

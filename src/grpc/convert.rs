@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::domain::{
-    Category, Change, Day, Purpose, RequestKind, RestrictionKind, Status, Timestamp, WrongLength,
+    Category, Change, Day, Purpose, RequestKind, RestrictionKind, SealedActor, Status, Timestamp,
+    WrongLength,
 };
 use crate::proto::v1;
 use crate::service::history::ActivationDetails;
@@ -183,7 +184,17 @@ pub(super) fn erasure(details: &ErasureDetails) -> v1::Erasure {
         remains,
         records: counts(&details.records),
         certificate: details.certificate.clone().unwrap_or_default(),
+        reason: details.reason.name().to_owned(),
+        approved: details.authority.approved,
+        keeps_licenses: details.authority.keeps_licenses,
+        opened_by: sealed(details.authority.opened_by.as_ref()),
+        approved_by: sealed(details.authority.approved_by.as_ref()),
+        carried_out_by: sealed(details.authority.carried_out_by.as_ref()),
     }
+}
+
+fn sealed(actor: Option<&SealedActor>) -> Vec<u8> {
+    actor.map(|sealed| sealed.as_bytes().to_vec()).unwrap_or_default()
 }
 
 /// How many records of which category.

@@ -22,12 +22,12 @@ use crate::proto::v1::{
     ExportSubjectRequest, ExportSubjectResponse, ExtendRequestRequest, ExtendRequestResponse,
     FulfilRequestRequest, FulfilRequestResponse, GetErasureRequest, GetErasureResponse,
     GetRequestRequest, GetRequestResponse, IssueVerificationCodeRequest,
-    IssueVerificationCodeResponse, ListNoticesRequest, ListNoticesResponse, ListRequestsRequest,
-    ListRequestsResponse, OpenRequestRequest, OpenRequestResponse, RecordDisclosureRequest,
-    RecordDisclosureResponse, RectifySubjectRequest, RectifySubjectResponse, RefuseRequestRequest,
-    RefuseRequestResponse, SetRestrictionRequest, SetRestrictionResponse, SettleNoticeRequest,
-    SettleNoticeResponse, SweepRetentionRequest, SweepRetentionResponse, VerifyIdentityRequest,
-    VerifyIdentityResponse,
+    IssueVerificationCodeResponse, ListErasuresRequest, ListErasuresResponse, ListNoticesRequest,
+    ListNoticesResponse, ListRequestsRequest, ListRequestsResponse, OpenRequestRequest,
+    OpenRequestResponse, RecordDisclosureRequest, RecordDisclosureResponse, RectifySubjectRequest,
+    RectifySubjectResponse, RefuseRequestRequest, RefuseRequestResponse, SetRestrictionRequest,
+    SetRestrictionResponse, SettleNoticeRequest, SettleNoticeResponse, SweepRetentionRequest,
+    SweepRetentionResponse, VerifyIdentityRequest, VerifyIdentityResponse,
 };
 use crate::service::Service;
 use crate::service::privacy::Subject;
@@ -259,6 +259,15 @@ impl PrivacyService for PrivacyHandler {
         let id = id("erasure_id", &request.get_ref().erasure_id)?;
         let erasure = Some(erasure(&self.0.erasure(id).map_err(|e| status(&e))?));
         Ok(Response::new(GetErasureResponse { erasure }))
+    }
+
+    async fn list_erasures(
+        &self,
+        _: Request<ListErasuresRequest>,
+    ) -> Result<Response<ListErasuresResponse>, Status> {
+        let (erasures, total) = self.0.erasures().await.map_err(|e| status(&e))?;
+        let erasures = erasures.iter().map(erasure).collect();
+        Ok(Response::new(ListErasuresResponse { erasures, total }))
     }
 
     async fn set_restriction(

@@ -77,6 +77,7 @@ pub(super) fn may_call(role: Role, path: &str) -> bool {
             | "RectifySubject"
             | "EraseSubject"
             | "GetErasure"
+            | "ListErasures"
             | "SetRestriction"
             | "SweepRetention"
             | "ListNotices"

@@ -6,6 +6,7 @@
 //! only narrow what the software allows.
 
 mod file;
+pub mod retention;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -112,7 +113,7 @@ impl Default for Restriction {
 /// What analytics see.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Statistics {
-    /// Counts of fewer are not shown.
+    /// Counts of fewer persons are not shown.
     pub smallest_group: u32,
 }
 

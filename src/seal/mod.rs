@@ -20,7 +20,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::domain::{Actor, ActorTag, Email, LicenseKey, NORMALISER_VERSION};
+use crate::domain::{Actor, ActorTag, Email, LicenseKey, NORMALISER_VERSION, RequestId};
 
 const RECORD_INFO: &[u8] = b"countersign/record/v1";
 
@@ -188,9 +188,12 @@ impl TagKey {
         tag
     }
 
-    /// The tag of a member of staff, which tells them from others and names nobody.
-    pub fn actor(&self, actor: &Actor) -> ActorTag {
-        ActorTag::from_bytes(self.tag(&[b"actor", &[0], actor.expose().as_bytes()]))
+    /// The tag of a member of staff, which tells them from others with one request. It says nothing
+    /// across requests. Whoever has the vault and the master key can try names on it, one request at a
+    /// time: it cannot be sealed for two keys, because the server must compare it.
+    pub fn actor(&self, actor: &Actor, request: RequestId) -> ActorTag {
+        let name = actor.expose().as_bytes();
+        ActorTag::from_bytes(self.tag(&[b"actor", &[1], request.as_bytes(), name]))
     }
 
     fn tag(&self, parts: &[&[u8]]) -> LookupTag {

@@ -7,12 +7,13 @@ use rand::CryptoRng;
 
 use super::store::{Issued, Store, StoreError};
 use crate::domain::{
-    Category, Change, ErasureId, Event, KeptActivation, KeptLicense, LicenseId, Notice, NoticeId,
-    Position, Status, SubjectId, Timestamp,
+    Authority, Category, Change, ErasureId, Event, KeptActivation, KeptLicense, LicenseId, Notice,
+    NoticeId, Position, RequestId, RequestStep, SealedActor, Status, SubjectId, Timestamp,
 };
 use crate::log::record::{self, KeySlot};
 use crate::log::{LogError, codec, scan};
 use crate::policy::Policy;
+use crate::policy::retention::{Span, seat_years};
 use crate::vault::{KeyName, SlotState};
 use crate::views::Entry;
 
@@ -65,9 +66,10 @@ pub(super) fn expired_keys(
             spans.push((license, span));
         }
     }
-    let years = expired_years(spans.iter().map(|(_, span)| *span), |end| {
-        is_over(Category::ActivationTime, end.end_of_year())
-    });
+    let is_over_with = |end: Timestamp| is_over(Category::ActivationTime, end.end_of_year());
+    let years = seat_years(spans.iter().map(|(_, span)| *span)).into_iter();
+    let years = years.filter(|together| together.ended.is_some_and(is_over_with));
+    let years: BTreeSet<u16> = years.flat_map(|together| together.years).collect();
     let still_used: HashSet<LicenseId> = spans
         .iter()
         .filter(|(_, span)| !years.contains(&span.begun.year()))
@@ -92,7 +94,8 @@ pub(super) fn expired_keys(
     };
     for (name, slot) in store.vault.of_subject(subject) {
         let is_expired = match name {
-            KeyName::Identity(_) => is_over_for(Category::Email),
+            // Whoever got the address must be known for as long as there is one to be told of.
+            KeyName::Identity(_) | KeyName::Disclosures(_) => is_over_for(Category::Email),
             // Names that were stored go when the policy does not let names be stored any more.
             KeyName::Name(_) => {
                 policy.category(Category::Name).is_none() || is_over_for(Category::Name)
@@ -238,6 +241,47 @@ pub(super) fn notices(
     Ok(recipients.into_iter().map(notice).collect())
 }
 
+/// What is to be told where this goes: a recipient has the address, so only its end concerns them.
+pub(super) fn expiry_notices(
+    store: &Store,
+    policy: &Policy,
+    subject: SubjectId,
+    erasure: ErasureId,
+    now: Timestamp,
+    rng: &mut dyn CryptoRng,
+) -> Result<Vec<Notice>, StoreError> {
+    let address = store.vault.find(&KeyName::Identity(subject));
+    let expired = expired_keys(store, policy, subject, now)?;
+    if address.is_some_and(|address| expired.contains(&address)) {
+        notices(store, subject, erasure, &Change::Erased, rng)
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+/// Who opened a request and who approved it, which their access records say.
+pub(super) fn authority(store: &Store, request: RequestId) -> Result<Authority, StoreError> {
+    let mut authority = Authority::default();
+    let Some(view) = store.views.request(request)? else { return Ok(authority) };
+    // The record of who took a step comes right after it.
+    let actor = |step: Position| -> Result<Option<SealedActor>, StoreError> {
+        match store.event(step.plus(1))?.event {
+            Event::AccessRecorded { access, .. } if access.request == Some(request) => {
+                Ok(access.actor.sealed().cloned())
+            }
+            _ => Ok(None),
+        }
+    };
+    authority.opened_by = actor(view.opened)?;
+    for step in view.steps {
+        if let Event::RequestStepped { step: RequestStep::Approved, .. } = store.event(step)?.event
+        {
+            authority.approved_by = actor(step)?;
+        }
+    }
+    Ok(authority)
+}
+
 /// All of a person's own entries.
 pub(super) fn subject_entries(store: &Store, subject: SubjectId) -> Result<Vec<Entry>, StoreError> {
     all_entries(|from| Ok(store.views.subject_entries(subject, from, ENTRIES)?))
@@ -283,14 +327,6 @@ fn license_end(store: &Store, license: LicenseId) -> Result<Option<Timestamp>, S
     Ok(expires_at)
 }
 
-/// When a seat was in use.
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    begun: Timestamp,
-    /// `None`: it still is.
-    ended: Option<Timestamp>,
-}
-
 fn activation_spans(
     store: &Store,
     license: LicenseId,
@@ -308,30 +344,6 @@ fn activation_spans(
     Ok(spans)
 }
 
-/// The years whose activations can go. Those that a seat was taken and freed in go together, so that
-/// nobody reads of the one without the other.
-fn expired_years(
-    spans: impl Iterator<Item = Span>,
-    is_over: impl Fn(Timestamp) -> bool,
-) -> BTreeSet<u16> {
-    let mut groups: Vec<(BTreeSet<u16>, bool)> = Vec::new();
-    for span in spans {
-        let last = span.ended.map_or(span.begun.year(), Timestamp::year);
-        let mut years = BTreeSet::from([span.begun.year(), last]);
-        let mut can_go = span.ended.is_some_and(&is_over);
-        groups.retain(|(other, other_can_go)| {
-            let is_apart = other.is_disjoint(&years);
-            if !is_apart {
-                years.extend(other);
-                can_go &= other_can_go;
-            }
-            is_apart
-        });
-        groups.push((years, can_go));
-    }
-    groups.into_iter().filter(|(_, can_go)| *can_go).flat_map(|(years, _)| years).collect()
-}
-
 /// The years from that on in which a person opened a request that is still open: its steps may be in
 /// any of them.
 fn open_request_years(store: &Store, subject: SubjectId) -> Result<RangeFrom<u16>, StoreError> {
@@ -344,33 +356,4 @@ fn open_request_years(store: &Store, subject: SubjectId) -> Result<RangeFrom<u16
         }
     }
     Ok(first..)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn at(year: u16) -> Timestamp {
-        Timestamp::start_of_year(year).plus(Duration::from_secs(1_000_000))
-    }
-
-    #[test]
-    fn years_go_when_all_that_a_seat_was_in_them_for_can_go() {
-        let span = |begun, ended: Option<u16>| Span { begun: at(begun), ended: ended.map(at) };
-        let expired = |spans: &[Span]| -> Vec<u16> {
-            expired_years(spans.iter().copied(), |end| end.year() <= 2024).into_iter().collect()
-        };
-        let none = Vec::<u16>::new();
-        assert_eq!(expired(&[]), none);
-        assert_eq!(expired(&[span(2020, Some(2020)), span(2021, None)]), [2020]);
-        assert_eq!(expired(&[span(2020, Some(2023)), span(2021, None)]), [2020, 2023]);
-        assert_eq!(expired(&[span(2020, Some(2021)), span(2021, None)]), none);
-        assert_eq!(expired(&[span(2020, Some(2021)), span(2021, Some(2025))]), none);
-        assert_eq!(
-            expired(&[span(2020, Some(2021)), span(2022, Some(2024)), span(2021, Some(2022))]),
-            [2020, 2021, 2022, 2024]
-        );
-    }
 }

@@ -8,12 +8,9 @@ use super::store::StoreError;
 use super::writer::Request;
 use super::{Service, ServiceError, Staff};
 use crate::domain::{
-    Category, Email, Event, Notice, NoticeId, NoticeOutcome, Operation, Purpose, RecipientName,
-    Rejection, Role, SubjectCommand, SubjectId, Timestamp,
+    Category, Email, Event, NOTICE_KEPT, Notice, NoticeId, NoticeOutcome, Operation, Purpose,
+    RecipientName, Rejection, Role, SubjectCommand, SubjectId, Timestamp,
 };
-
-/// How long it is tried to tell a recipient. What they would be told is erased then.
-const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// When an erasure is final at the latest that recipients are to be told of.
 pub const TOLD_WITHIN: Duration = Duration::from_secs(31 * 24 * 60 * 60);
@@ -59,6 +56,8 @@ impl Service {
 
     /// What recipients are still to be told, for staff. They see the addresses.
     pub async fn notices(&self, staff: &Staff) -> Result<Vec<NoticeDetails>, ServiceError> {
+        let access = self.access(staff, Purpose::AccessRequest, Operation::ListNotices);
+        self.may_see_all(&access, &[Category::Email])?;
         let notices = self.waiting_notices()?;
         let subjects: HashSet<SubjectId> =
             notices.iter().map(|details| details.notice.subject).collect();
@@ -66,8 +65,7 @@ impl Service {
             // Who is erased has no record to note it in.
             let is_there = self.store.views.subject(subject)?.is_some();
             let subject = if is_there { subject } else { SubjectId::NOBODY };
-            let access = self.access(staff, Purpose::AccessRequest, Operation::ListNotices);
-            let record = SubjectCommand::RecordAccess(access);
+            let record = SubjectCommand::RecordAccess(access.clone());
             self.ask(Request::Subject(subject, record)).await?;
         }
         Ok(notices)
@@ -87,7 +85,7 @@ impl Service {
     }
 
     /// What recipients are still to be told, oldest first.
-    pub fn waiting_notices(&self) -> Result<Vec<NoticeDetails>, ServiceError> {
+    pub fn waiting_notices(&self) -> Result<Vec<NoticeDetails>, StoreError> {
         let mut notices = Vec::new();
         for id in self.store.views.notices()? {
             let Some(view) = self.store.views.notice(id)? else { continue };
@@ -96,10 +94,10 @@ impl Service {
                     let has_webhook = self.settings.webhooks.contains(&notice.recipient);
                     notices.push(NoticeDetails { notice, created_at: at, has_webhook });
                 }
-                Ok(_) => return Err(StoreError::Mismatch(view.created).into()),
+                Ok(_) => return Err(StoreError::Mismatch(view.created)),
                 // It was settled a moment ago, or is about to be.
                 Err(StoreError::Erased(_)) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         notices.sort_by_key(|details| details.created_at);
@@ -112,14 +110,25 @@ impl Service {
         let now = self.clock.now();
         for id in self.store.views.notices()? {
             let Some(view) = self.store.views.notice(id)? else { continue };
-            let is_over = match self.store.event(view.created) {
-                Ok(stored) => stored.event.at().plus(KEPT) <= now,
-                Err(StoreError::Erased(_)) => true,
+            let event = match self.store.event(view.created) {
+                Ok(stored) => Some(stored.event),
+                Err(StoreError::Erased(_)) => None,
                 Err(error) => return Err(error.into()),
             };
-            if is_over {
-                self.settle(id, NoticeOutcome::GivenUp).await?;
+            match event {
+                Some(event) if event.at().plus(NOTICE_KEPT) > now => continue,
+                Some(Event::NoticeCreated { notice, .. }) => {
+                    let recipient = notice.recipient.as_str();
+                    let days = NOTICE_KEPT.as_secs() / (24 * 60 * 60);
+                    tracing::error!(
+                        recipient,
+                        "a recipient was not told for {days} days, and the notice is given up: tell \
+                         them to check what they have, and see that notices are delivered or settled"
+                    );
+                }
+                _ => {}
             }
+            self.settle(id, NoticeOutcome::GivenUp).await?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What is done with a person's data at their request, or by the policy: exported, put right, erased,
 //! restricted, swept.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,16 +14,20 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::erasure::{expired_keys, keys, positions, records_under};
+use super::notices::NoticeDetails;
 use super::requests::RequestDetails;
 use super::store::StoreError;
 use super::writer::Request;
 use super::{Service, ServiceError, Staff, reading};
 use crate::domain::{
-    Category, Email, ErasureId, Event, Operation, PersonName, Purpose, RecipientName, Rejection,
-    RequestId, RequestKind, RestrictionKind, SubjectCommand, SubjectId, Timestamp,
+    Authority, By, Category, Email, ErasureId, ErasureReason, Event, Notice, Operation, PersonName,
+    Purpose, RecipientName, Rejection, RequestId, RequestKind, RestrictionKind, SubjectCommand,
+    SubjectId, Timestamp,
 };
 use crate::export::{self, Facts};
 use crate::log::codec;
+use crate::log::record::RecordHash;
+use crate::vault::KeyName;
 
 /// How long an erasure may wait for the next epoch.
 pub const FINAL_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -50,6 +55,10 @@ pub enum Subject {
 pub struct ErasureDetails {
     /// Its id.
     pub id: ErasureId,
+    /// Why.
+    pub reason: ErasureReason,
+    /// By whose word.
+    pub authority: Authority,
     /// When the keys were destroyed.
     pub erased_at: Timestamp,
     /// When copies of the vault from before came to be of no use. `None`: not yet.
@@ -96,6 +105,23 @@ struct ExpiredPage {
     next: Option<SubjectId>,
 }
 
+/// What is held about a person.
+#[derive(Default)]
+struct Held {
+    events: Vec<Event>,
+    /// What recipients are still to be told.
+    waiting: Vec<(Notice, Timestamp)>,
+    /// How many records the log has under the person's keys.
+    in_log: Counts,
+}
+
+impl Held {
+    /// Whether it is as much as the log has.
+    fn is_whole(&self) -> bool {
+        self.in_log.values().sum::<u64>() == (self.events.len() + self.waiting.len()) as u64
+    }
+}
+
 /// An export as it is made, in pieces.
 pub type Pieces = mpsc::Receiver<Result<Vec<u8>, ServiceError>>;
 
@@ -103,9 +129,18 @@ pub type Pieces = mpsc::Receiver<Result<Vec<u8>, ServiceError>>;
 const PIECE_BYTES: usize = 32 * 1024;
 /// How many pieces may wait for whoever reads them.
 const PIECES: usize = 4;
-/// An answer begins after this, in which that of most persons is made: that nothing is held takes no
-/// other time.
-const EVEN: Duration = Duration::from_millis(10);
+/// An answer begins this long after it was asked for, in which that of most persons is made, the record
+/// of the read and a key for it included: that nothing is held takes no other time. Two syncs take some
+/// milliseconds on a disk, and less than this on most.
+const EVEN: Duration = Duration::from_millis(25);
+
+/// How often an export reads what is held where it changes while it is read.
+const READS: u32 = 5;
+/// What a batch of the writer needs to be in the views after it is in the log, and more.
+const READ_AGAIN: Duration = Duration::from_millis(10);
+
+/// The most erasures that are listed.
+const ERASURES: usize = 100;
 
 /// Sends what is written, a piece at a time, and waits where nobody takes it.
 struct PieceWriter {
@@ -140,54 +175,83 @@ impl Service {
         staff: &Staff,
         whose: Subject,
     ) -> Result<Pieces, ServiceError> {
-        let (subject, access) = match whose {
+        let even = Instant::now() + EVEN;
+        let mut handed_over = None;
+        let (subject, read, access) = match whose {
             Subject::Email(email, purpose) => {
                 if self.needs_approval(RequestKind::Access) {
                     return Err(Rejection::ApprovalMissing.into());
                 }
                 let subject = self.find_subject(&email).unwrap_or(SubjectId::NOBODY);
-                (subject, self.access(staff, purpose, Operation::ExportSubject))
+                (subject, subject, self.access(staff, purpose, Operation::ExportSubject))
             }
             Subject::Request(id) => {
                 let RequestDetails { request, needs_approval, .. } = self.request_details(id)?;
-                if !matches!(request.kind, RequestKind::Access | RequestKind::Portability) {
+                if !request.kind.is_answered_by_an_export() {
                     return Err(Rejection::RequestOfOtherKind.into());
                 }
                 request.may_be_fulfilled(needs_approval)?;
-                (request.subject, self.by(staff, id, Operation::ExportSubject).access)
+                let By { access, tag } = self.by(staff, id, Operation::ExportSubject);
+                handed_over = Some(SubjectCommand::Exported { request: id, by: tag });
+                let read = if request.is_unknown { SubjectId::NOBODY } else { request.subject };
+                (request.subject, read, access)
             }
         };
         let stored: Vec<Category> =
             self.settings.policy.categories.iter().map(|category| category.name).collect();
         self.record(subject, access, &stored).await?;
-        let even = Instant::now() + EVEN;
         let (pieces, receiver) = mpsc::channel(PIECES);
         let service = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            let mut out = PieceWriter { pieces, piece: Vec::with_capacity(PIECE_BYTES) };
-            if let Err(error) = service.write_export(subject, &mut out) {
+        tokio::spawn(async move {
+            let written = {
+                let (service, pieces) = (Arc::clone(&service), pieces.clone());
+                reading(move || service.write_export(read, pieces)).await
+            };
+            let noted = match (written, handed_over) {
+                (Ok(()), Some(handed_over)) => {
+                    service.note_export(subject, handed_over, &pieces).await
+                }
+                (written, _) => written,
+            };
+            if let Err(error) = noted {
                 // Whoever asked may be gone.
-                let _ = out.pieces.blocking_send(Err(error));
+                let _ = pieces.send(Err(error)).await;
             }
         });
         sleep_until(even).await;
         Ok(receiver)
     }
 
-    fn write_export(&self, subject: SubjectId, out: &mut PieceWriter) -> Result<(), ServiceError> {
-        let is_known = subject != SubjectId::NOBODY;
-        let positions = if is_known { positions(&self.store, subject)? } else { Vec::new() };
-        let events = self.store.events(positions)?;
-        let events: Vec<Event> = events.into_iter().map(|(_, event)| event).collect();
-        let mut in_log = Counts::new();
-        for (category, slot) in if is_known { keys(&self.store, subject)? } else { Vec::new() } {
-            *in_log.entry(category).or_default() += u64::from(self.store.counts.get(slot));
+    /// Notes that an export was handed over, once the last piece was taken and before the caller learns
+    /// that it was the last. One that was cut off is none.
+    async fn note_export(
+        &self,
+        subject: SubjectId,
+        handed_over: SubjectCommand,
+        pieces: &mpsc::Sender<Result<Vec<u8>, ServiceError>>,
+    ) -> Result<(), ServiceError> {
+        // There is room for as many as can wait when none does.
+        if pieces.reserve_many(PIECES).await.is_err() {
+            return Ok(());
         }
-        let waiting = self.waiting_notices()?.into_iter();
-        let waiting = waiting.filter(|details| details.notice.subject == subject);
-        let waiting: Vec<(String, Timestamp)> = waiting
-            .map(|details| (details.notice.recipient.as_str().to_owned(), details.created_at))
-            .collect();
+        match self.ask(Request::Subject(subject, handed_over)).await {
+            // The request was ended or erased meanwhile: the export is one all the same.
+            Ok(_) | Err(ServiceError::Rejected(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_export(
+        &self,
+        subject: SubjectId,
+        pieces: mpsc::Sender<Result<Vec<u8>, ServiceError>>,
+    ) -> Result<(), ServiceError> {
+        let mut out = PieceWriter { pieces, piece: Vec::with_capacity(PIECE_BYTES) };
+        let held = self.held(subject).map_err(|error| match error {
+            StoreError::Erased(_) => Rejection::SubjectNotFound.into(),
+            error => ServiceError::from(error),
+        });
+        let Held { events, waiting, in_log } = held?;
         let facts = Facts {
             events: &events,
             waiting: &waiting,
@@ -197,8 +261,42 @@ impl Service {
         };
         let sign =
             |typ: &str, claims: &serde_json::Value| self.receipts.sign_statement(typ, claims).ok();
-        export::write(&facts, &self.settings.issuer, &sign, out)?;
+        export::write(&facts, &self.settings.issuer, &sign, &mut out)?;
         Ok(())
+    }
+
+    /// What is held about a person, at one moment: it is read again where something was added or erased
+    /// while it was read.
+    fn held(&self, subject: SubjectId) -> Result<Held, StoreError> {
+        for _ in 1..READS {
+            match self.read_held(subject) {
+                Ok(held) if held.is_whole() => return Ok(held),
+                Ok(_) | Err(StoreError::Erased(_)) => std::thread::sleep(READ_AGAIN),
+                Err(error) => return Err(error),
+            }
+        }
+        self.read_held(subject)
+    }
+
+    fn read_held(&self, subject: SubjectId) -> Result<Held, StoreError> {
+        if subject == SubjectId::NOBODY {
+            return Ok(Held::default());
+        }
+        let mut held = Held::default();
+        for (category, slot) in keys(&self.store, subject)? {
+            *held.in_log.entry(category).or_default() += u64::from(self.store.counts.get(slot));
+        }
+        let events = self.store.events(positions(&self.store, subject)?)?;
+        held.events = events.into_iter().map(|(_, event)| event).collect();
+        for NoticeDetails { notice, created_at, .. } in self.waiting_notices()? {
+            if notice.subject == subject {
+                let slot = self.store.vault.find(&KeyName::Notice(notice.id));
+                let records = slot.map_or(0, |slot| self.store.counts.get(slot));
+                *held.in_log.entry(Category::Email).or_default() += u64::from(records);
+                held.waiting.push((notice, created_at));
+            }
+        }
+        Ok(held)
     }
 
     /// Puts address or name right, and fulfils the request for it.
@@ -213,8 +311,10 @@ impl Service {
         let subject = self.request_subject(request)?;
         let by = self.by(staff, request, Operation::RectifySubject);
         let erasure = ErasureId::from_bytes(rand::random());
+        // The writer, which alone knows who is to be told, fills them in.
+        let (notices, authority) = (Vec::new(), Authority::default());
         let rectify =
-            SubjectCommand::Rectify { request, erasure, email, name, notices: Vec::new(), by };
+            SubjectCommand::Rectify { request, erasure, email, name, notices, authority, by };
         self.ask(Request::Subject(subject, rectify)).await?;
         self.notices_created.notify_one();
         self.request_details(request)
@@ -254,48 +354,74 @@ impl Service {
         self.erasure(erasure)
     }
 
-    /// What became of an erasure.
+    /// The newest erasures, newest first and without their certificates, and how many there are.
+    pub async fn erasures(self: &Arc<Self>) -> Result<(Vec<ErasureDetails>, u64), ServiceError> {
+        let service = Arc::clone(self);
+        reading(move || {
+            let mut erasures = Vec::new();
+            for id in service.store.views.erasures()? {
+                let view = service.store.views.erasure(id)?;
+                erasures
+                    .extend(view.filter(|view| view.erased.is_some()).map(|view| (view.begun, id)));
+            }
+            erasures.sort_unstable_by_key(|(begun, _)| Reverse(*begun));
+            let total = erasures.len() as u64;
+            let waiting = service.waiting_notices()?;
+            let newest = erasures.into_iter().take(ERASURES);
+            let newest =
+                newest.map(|(_, id)| Ok::<_, ServiceError>(service.read_erasure(id, &waiting)?.0));
+            Ok((newest.collect::<Result<_, ServiceError>>()?, total))
+        })
+        .await
+    }
+
+    /// What became of an erasure, with its certificate once it is final.
     pub fn erasure(&self, id: ErasureId) -> Result<ErasureDetails, ServiceError> {
-        let view = self.store.views.erasure(id)?.ok_or(Rejection::ErasureNotFound)?;
-        let position = view.erased.ok_or(Rejection::ErasureNotFound)?;
-        let stored = self.store.event(position)?;
-        let Event::DataErased { reason, records, at: erased_at, .. } = stored.event else {
-            return Err(StoreError::Mismatch(position).into());
-        };
-        let records = by_category(records);
-        let mut details = ErasureDetails {
-            id,
-            erased_at,
-            final_at: None,
-            records,
-            certificate: None,
-            to_be_told: self.to_be_told(view.subject)?,
-        };
-        if let Some(position) = view.is_final {
-            let final_at = self.store.event(position)?.event.at();
+        let (mut details, hash) = self.read_erasure(id, &self.waiting_notices()?)?;
+        if let Some(final_at) = details.final_at {
             let counts = details.records.iter().map(|(category, count)| (category.name(), *count));
             let certificate = Certificate {
                 iss: &self.settings.issuer,
                 iat: final_at.as_seconds(),
                 jti: format!("{:032x}", u128::from_be_bytes(*id.as_bytes())),
-                erased_at: erased_at.as_seconds(),
-                reason: reason.name(),
+                erased_at: details.erased_at.as_seconds(),
+                reason: details.reason.name(),
                 records: counts.collect(),
-                record: BASE64URL.encode(stored.hash),
+                record: BASE64URL.encode(hash),
             };
-            details.final_at = Some(final_at);
             details.certificate =
                 Some(self.receipts.sign_statement(CERTIFICATE_TYPE, &certificate)?);
         }
         Ok(details)
     }
 
-    /// Who is still to be told of something about a person. What waits for that holds their address.
-    fn to_be_told(&self, subject: SubjectId) -> Result<Vec<RecipientName>, ServiceError> {
-        let notices = self.waiting_notices()?.into_iter().map(|details| details.notice);
-        let recipients =
-            notices.filter(|notice| notice.subject == subject).map(|notice| notice.recipient);
-        Ok(recipients.collect::<BTreeSet<_>>().into_iter().collect())
+    /// An erasure, and the hash of the record that says that it was carried out.
+    fn read_erasure(
+        &self,
+        id: ErasureId,
+        waiting: &[NoticeDetails],
+    ) -> Result<(ErasureDetails, RecordHash), ServiceError> {
+        let view = self.store.views.erasure(id)?.ok_or(Rejection::ErasureNotFound)?;
+        let position = view.erased.ok_or(Rejection::ErasureNotFound)?;
+        let stored = self.store.event(position)?;
+        let Event::DataErased { reason, records, at: erased_at, .. } = stored.event else {
+            return Err(StoreError::Mismatch(position).into());
+        };
+        let Event::ErasureBegun { authority, .. } = self.store.event(view.begun)?.event else {
+            return Err(StoreError::Mismatch(view.begun).into());
+        };
+        let final_at = view.is_final.map(|position| self.store.event(position)).transpose()?;
+        let details = ErasureDetails {
+            id,
+            reason,
+            authority,
+            erased_at,
+            final_at: final_at.map(|stored| stored.event.at()),
+            records: by_category(records),
+            certificate: None,
+            to_be_told: to_be_told(view.subject, waiting),
+        };
+        Ok((details, stored.hash))
     }
 
     /// Narrows what a person's data may be used for, or lifts that.
@@ -323,7 +449,7 @@ impl Service {
             for (subject, records) in page.expired {
                 if !dry_run {
                     let erasure = ErasureId::from_bytes(rand::random());
-                    let expire = SubjectCommand::Expire { erasure };
+                    let expire = SubjectCommand::Expire { erasure, notices: Vec::new() };
                     match self.ask(Request::Subject(subject, expire)).await {
                         // Whatever changed since is for the next sweep.
                         Ok(_) | Err(ServiceError::Rejected(_)) => {}
@@ -336,6 +462,7 @@ impl Service {
                 }
             }
         }
+        self.notices_created.notify_one();
         Ok(swept)
     }
 
@@ -346,7 +473,11 @@ impl Service {
         let next = page.last().filter(|_| page.len() == SWEEP_PAGE).and_then(SubjectId::next);
         let mut expired = Vec::new();
         for subject in page {
-            let keys = expired_keys(&self.store, &self.settings.policy, subject, now)?;
+            let keys = match expired_keys(&self.store, &self.settings.policy, subject, now) {
+                // Something of theirs is being erased. What is left is for the next sweep.
+                Err(StoreError::Erased(_)) => continue,
+                keys => keys?,
+            };
             if !keys.is_empty() {
                 let records = records_under(&self.store, subject, &keys)?;
                 expired.push((subject, by_category(records)));
@@ -358,11 +489,12 @@ impl Service {
     /// Moves the vault to a new epoch where an erasure has waited for nearly as long as it may.
     pub async fn finish_erasures(&self) -> Result<(), ServiceError> {
         let now = self.clock.now();
+        let waiting = self.waiting_notices()?;
         for id in self.store.views.pending_erasures()? {
             let Some(view) = self.store.views.erasure(id)? else { continue };
             let Some(position) = view.erased else { continue };
             // It would not be final.
-            if !self.to_be_told(view.subject)?.is_empty() {
+            if !to_be_told(view.subject, &waiting).is_empty() {
                 continue;
             }
             let erased_at = self.store.event(position)?.event.at();
@@ -372,6 +504,14 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Who is still to be told of something about a person. What waits for that holds their address.
+fn to_be_told(subject: SubjectId, waiting: &[NoticeDetails]) -> Vec<RecipientName> {
+    let notices = waiting.iter().map(|details| &details.notice);
+    let notices = notices.filter(|notice| notice.subject == subject);
+    let recipients: BTreeSet<_> = notices.map(|notice| notice.recipient.clone()).collect();
+    recipients.into_iter().collect()
 }
 
 fn by_category(records: Vec<(u8, u64)>) -> Counts {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
 
+use super::store::StoreError;
 use super::writer::Request;
 use super::{Service, ServiceError, Staff, reading};
 use crate::domain::{
-    By, Email, Operation, PrivacyRequest, Purpose, Rejection, RequestId, RequestKind, RequestStep,
-    SubjectCommand, SubjectId, Timestamp,
+    By, Category, Email, Operation, PrivacyRequest, Purpose, Rejection, RequestId, RequestKind,
+    RequestStep, SubjectCommand, SubjectId, Timestamp,
 };
 
 /// How long a verification code is good for.
@@ -72,7 +73,8 @@ impl Codes {
 }
 
 impl Service {
-    /// Notes that a person asked for something.
+    /// Notes that a person asked for something. Somebody who is not known can ask too, and is answered
+    /// that nothing is held.
     pub async fn open_request(
         &self,
         staff: &Staff,
@@ -83,9 +85,8 @@ impl Service {
         let request = RequestId::from_bytes(rand::random());
         let received_at = received_at.unwrap_or_else(|| self.clock.now());
         let by = self.by(staff, request, Operation::OpenRequest);
-        let subject = self.known(email, &by.access).await?;
-        let open = SubjectCommand::OpenRequest { request, kind, received_at, by };
-        self.ask(Request::Subject(subject, open)).await?;
+        let email = email.clone();
+        self.ask(Request::Open { email, request, kind, received_at, by }).await?;
         self.request_details(request)
     }
 
@@ -102,14 +103,16 @@ impl Service {
         .await
     }
 
-    /// A request, and the address of the person it is from.
+    /// A request, and the address of the person it is from, if they are known and it may be seen.
     pub async fn request(
         &self,
         staff: &Staff,
         id: RequestId,
     ) -> Result<(RequestDetails, Option<Email>), ServiceError> {
-        let subject = self.record_for_request(staff, id, Operation::GetRequest).await?;
-        Ok((self.request_details(id)?, self.store.email(subject)?))
+        let (subject, shows_email) =
+            self.record_for_request(staff, id, Operation::GetRequest).await?;
+        let email = if shows_email { self.store.email(subject)? } else { None };
+        Ok((self.request_details(id)?, email))
     }
 
     /// A code to be sent to the stored address, and that address.
@@ -122,7 +125,8 @@ impl Service {
             return Err(Rejection::RequestClosed.into());
         }
         let operation = Operation::IssueVerificationCode;
-        let subject = self.record_for_request(staff, id, operation).await?;
+        self.may_see_all(&self.by(staff, id, operation).access, &[Category::Email])?;
+        let (subject, _) = self.record_for_request(staff, id, operation).await?;
         let email = self.store.email(subject)?.ok_or(Rejection::SubjectNotFound)?;
         Ok((self.codes.issue(id, self.clock.now()), email))
     }
@@ -175,19 +179,21 @@ impl Service {
     pub(super) fn by(&self, staff: &Staff, request: RequestId, operation: Operation) -> By {
         let mut access = self.access(staff, Purpose::AccessRequest, operation);
         access.request = Some(request);
-        By { access, tag: self.store.vault.tag_key().actor(&staff.actor) }
+        By { access, tag: self.store.vault.tag_key().actor(&staff.actor, request) }
     }
 
+    /// Records a read, and gives who it is about and whether their address may be seen.
     async fn record_for_request(
         &self,
         staff: &Staff,
         id: RequestId,
         operation: Operation,
-    ) -> Result<SubjectId, ServiceError> {
+    ) -> Result<(SubjectId, bool), ServiceError> {
         let subject = self.request_subject(id)?;
         let access = self.by(staff, id, operation).access;
+        let shows_email = self.may_see(&access, Category::Email);
         self.ask(Request::Subject(subject, SubjectCommand::RecordAccess(access))).await?;
-        Ok(subject)
+        Ok((subject, shows_email))
     }
 
     pub(super) fn request_subject(&self, id: RequestId) -> Result<SubjectId, ServiceError> {
@@ -196,7 +202,12 @@ impl Service {
     }
 
     pub(super) fn request_details(&self, id: RequestId) -> Result<RequestDetails, ServiceError> {
-        let request = self.store.request(id)?.ok_or(Rejection::RequestNotFound)?;
+        let request = match self.store.request(id) {
+            // Its person is being erased, and it with them.
+            Err(StoreError::Erased(_)) => None,
+            request => request?,
+        };
+        let request = request.ok_or(Rejection::RequestNotFound)?;
         Ok(RequestDetails { id, request, needs_approval: self.needs_approval(request.kind) })
     }
 

@@ -14,9 +14,9 @@ pub struct DayCounts {
     pub day: Day,
     /// The product.
     pub product: Product,
-    /// Licenses issued. `None`: too few to tell.
+    /// Licenses issued. `None`: to too few persons to tell.
     pub licenses: Option<u32>,
-    /// Seats taken. `None`: too few to tell.
+    /// Seats taken. `None`: of too few persons to tell.
     pub activations: Option<u32>,
 }
 
@@ -34,14 +34,14 @@ impl Service {
         let service = Arc::clone(self);
         reading(move || {
             let smallest = service.smallest_group();
-            let shown = |count: u32| (count >= smallest).then_some(count);
+            let shown = |count: u32, persons: u32| (persons >= smallest).then_some(count);
             let days = service.store.views.counted_days(first..=last)?;
             let counts = days.into_iter().flat_map(|(day, products)| {
                 products.into_iter().map(move |(product, counts)| DayCounts {
                     day,
                     product,
-                    licenses: shown(counts.licenses),
-                    activations: shown(counts.activations),
+                    licenses: shown(counts.licenses, counts.license_persons),
+                    activations: shown(counts.activations, counts.activation_persons),
                 })
             });
             Ok(counts.collect())
@@ -49,7 +49,7 @@ impl Service {
         .await
     }
 
-    /// Counts of fewer are not told.
+    /// Counts of fewer persons are not told.
     pub fn smallest_group(&self) -> u32 {
         self.settings.policy.statistics.smallest_group
     }

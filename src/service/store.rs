@@ -177,18 +177,29 @@ impl Store {
     /// What the rules need to know of a request.
     pub fn request(&self, id: RequestId) -> Result<Option<PrivacyRequest>, StoreError> {
         let Some(view) = self.views.request(id)? else { return Ok(None) };
-        let RequestView { subject, opened, steps, exported } = view;
-        let Event::RequestOpened { kind, received_at, by, .. } = self.event(opened)?.event else {
+        let RequestView { subject, opened, steps } = view;
+        let Event::RequestOpened { kind, received_at, by, is_unknown, .. } =
+            self.event(opened)?.event
+        else {
             return Err(StoreError::Mismatch(opened));
         };
-        let mut progress = Progress { exported, ..Progress::default() };
+        let mut progress = Progress::default();
         for position in steps {
             let Event::RequestStepped { step, .. } = self.event(position)?.event else {
                 return Err(StoreError::Mismatch(position));
             };
             progress.step(&step);
         }
-        Ok(Some(PrivacyRequest { subject, kind, received_at, opened_by: by, opened, progress }))
+        let opened_by = by;
+        Ok(Some(PrivacyRequest {
+            subject,
+            kind,
+            received_at,
+            opened_by,
+            opened,
+            is_unknown,
+            progress,
+        }))
     }
 
     /// Brings the views up to the log. `progress` is told each position.
@@ -286,8 +297,8 @@ pub(super) fn key_name(
         | Event::RestrictionChanged { subject, at, .. }
         | Event::RequestOpened { subject, at, .. }
         | Event::RequestStepped { subject, at, .. } => KeyName::Access(*subject, at.year()),
-        Event::Disclosed { subject, at, .. } | Event::RecipientTold { subject, at, .. } => {
-            KeyName::Access(*subject, at.year())
+        Event::Disclosed { subject, .. } | Event::RecipientTold { subject, .. } => {
+            KeyName::Disclosures(*subject)
         }
         Event::NoticeCreated { notice, .. } => KeyName::Notice(notice.id),
         Event::ErasureBegun { .. }

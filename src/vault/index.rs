@@ -125,7 +125,9 @@ impl Index {
         let by_year = self.years.iter().flat_map(|year| {
             [KeyName::Activations(subject, *year), KeyName::Access(subject, *year)]
         });
-        let names = [KeyName::Identity(subject), KeyName::Name(subject)].into_iter().chain(by_year);
+        let names =
+            [KeyName::Identity(subject), KeyName::Name(subject), KeyName::Disclosures(subject)];
+        let names = names.into_iter().chain(by_year);
         names
             .flat_map(|name| {
                 let older = self.superseded.get(&name).into_iter().flatten();

@@ -36,6 +36,8 @@ pub enum KeyName {
     Activations(SubjectId, u16),
     /// Who looked at a person's data in a year, and what they asked for.
     Access(SubjectId, u16),
+    /// Who got a person's data. It is kept for as long as their address, so that each can be told.
+    Disclosures(SubjectId),
     /// What a recipient of data is to be told about a person.
     Notice(NoticeId),
     /// What tells nothing about a person.
@@ -50,7 +52,7 @@ impl KeyName {
             Self::Name(_) => Some(Category::Name),
             Self::License(_) => Some(Category::License),
             Self::Activations(..) => Some(Category::ActivationTime),
-            Self::Access(..) => Some(Category::AccessRecord),
+            Self::Access(..) | Self::Disclosures(_) => Some(Category::AccessRecord),
             Self::System => None,
         }
     }

@@ -166,6 +166,7 @@ fn name_to_parts(name: &KeyName) -> NameParts {
         KeyName::Name(subject) => (5, 0, *subject.as_bytes()),
         KeyName::System => (6, 0, [0; 16]),
         KeyName::Notice(notice) => (7, 0, *notice.as_bytes()),
+        KeyName::Disclosures(subject) => (8, 0, *subject.as_bytes()),
     }
 }
 
@@ -179,6 +180,7 @@ fn name_from_parts((kind, year, owner): NameParts) -> Option<KeyName> {
         5 => Some(KeyName::Name(subject)),
         6 => Some(KeyName::System),
         7 => Some(KeyName::Notice(NoticeId::from_bytes(owner))),
+        8 => Some(KeyName::Disclosures(subject)),
         _ => None,
     }
 }

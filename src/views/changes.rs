@@ -6,12 +6,12 @@ use sled::Db;
 
 use super::row::{
     self, ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
-    NoticeRow, PagesRow, RequestRow, SCHEMA, SubjectRow,
+    NoticeRow, PagesRow, PersonsRow, RequestRow, SCHEMA, SubjectRow,
 };
 use super::{Checkpoint, Rows, ViewsError, get, ids_below, read_bytes, read_rows, unreadable};
 use crate::domain::{
-    ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Operation, Position,
-    RequestId, Status, SubjectId,
+    ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position, RequestId, Status,
+    SubjectId,
 };
 
 /// How many entries a page has. sled's cost is by the row, so that a row for each entry would make
@@ -47,7 +47,12 @@ impl<'a> Changes<'a> {
             }
             Event::LicenseIssued { license, subject, terms, at, .. } => {
                 let product = terms.product.as_str();
-                self.count(at.day(), product, |counts| &mut counts.licenses)?;
+                let is_new =
+                    self.is_new_person(at.day(), product, *subject, |of| &mut of.licenses)?;
+                self.count(at.day(), product, |counts| {
+                    counts.licenses += 1;
+                    counts.license_persons += u32::from(is_new);
+                })?;
                 self.issued(*license, *subject, product, Status::Active, position)
             }
             Event::LicenseKept { license, subject, terms, suspended, .. } => {
@@ -55,8 +60,13 @@ impl<'a> Changes<'a> {
                 self.issued(*license, *subject, terms.product.as_str(), status, position)
             }
             Event::Activated { license, activation, at, .. } => {
-                let product = self.activated(*license, *activation, position)?;
-                self.count(at.day(), &product, |counts| &mut counts.activations)
+                let (product, subject) = self.activated(*license, *activation, position)?;
+                let is_new =
+                    self.is_new_person(at.day(), &product, subject, |of| &mut of.activations)?;
+                self.count(at.day(), &product, |counts| {
+                    counts.activations += 1;
+                    counts.activation_persons += u32::from(is_new);
+                })
             }
             Event::ActivationKept { license, activation, .. } => {
                 self.activated(*license, *activation, position).map(drop)
@@ -79,12 +89,7 @@ impl<'a> Changes<'a> {
             Event::LicenseRevoked { license, .. } => {
                 self.status(*license, position, Status::Revoked)
             }
-            Event::AccessRecorded { subject, access, .. } => {
-                if access.operation == Operation::ExportSubject
-                    && let Some(request) = access.request
-                {
-                    self.request(request, |row| row.exported = true)?;
-                }
+            Event::AccessRecorded { subject, .. } => {
                 self.of_subject(*subject, position, EntryKind::Other, |_| ())
             }
             Event::RestrictionChanged { subject, kind, holds, .. } => {
@@ -97,7 +102,6 @@ impl<'a> Changes<'a> {
                     subject: *subject.as_bytes(),
                     opened: position.0,
                     steps: Vec::new(),
-                    exported: false,
                     is_closed: false,
                 };
                 self.put(row::request(*request), &row)?;
@@ -145,9 +149,13 @@ impl<'a> Changes<'a> {
                 self.delete(row::notice(*notice));
                 self.waited_for(*subject, *created)
             }
-            Event::DayClosed { day, counts, .. } => counts
-                .iter()
-                .try_for_each(|(product, counts)| self.close(*day, product.as_str(), *counts)),
+            Event::DayClosed { day, counts, at } => {
+                let is_over = at.day() > *day;
+                let mut counts = counts.iter();
+                counts.try_for_each(|(product, counts)| {
+                    self.close(*day, is_over, product.as_str(), *counts)
+                })
+            }
             Event::EpochMoved { epoch, .. } => {
                 self.put(row::EPOCH.to_vec(), epoch)?;
                 self.finalise(position)
@@ -183,47 +191,96 @@ impl<'a> Changes<'a> {
         self.of_subject(subject, position, kind, |_| ())
     }
 
-    /// Takes a seat, and gives the product.
+    /// Takes a seat, and gives the product and whose license it is.
     fn activated(
         &mut self,
         license: LicenseId,
         activation: ActivationId,
         position: Position,
-    ) -> Result<String, ViewsError> {
+    ) -> Result<(String, SubjectId), ViewsError> {
         let row =
             ActivationRow { license: *license.as_bytes(), activated: position.0, ended: None };
         self.put(row::activation(activation), &row)?;
         let kind = EntryKind::Activated { activation: *activation.as_bytes() };
-        let mut product = String::new();
+        let (mut product, mut subject) = (String::new(), SubjectId::NOBODY);
         self.of_license(license, position, kind, |row| {
             product.clone_from(&row.product);
+            subject = SubjectId::from_bytes(row.subject);
             row.activations += 1;
             row.used = row.used.checked_add(1)?;
             Some(())
         })?;
-        Ok(product)
+        Ok((product, subject))
     }
 
-    /// Counts one more of something on a day, which no event states yet.
+    /// Counts what happened on a day, which no event states yet.
     fn count(
         &mut self,
         day: Day,
         product: &str,
-        what: impl FnOnce(&mut CountsRow) -> &mut u32,
+        count: impl FnOnce(&mut CountsRow),
     ) -> Result<(), ViewsError> {
         let key = row::counts(row::UNCOUNTED, day, product);
         let mut counts: CountsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
-        *what(&mut counts) += 1;
+        count(&mut counts);
         self.put(key, &counts)
     }
 
+    /// Whether a person was not counted yet on a day, and notes that they are now.
+    fn is_new_person(
+        &mut self,
+        day: Day,
+        product: &str,
+        subject: SubjectId,
+        of: impl FnOnce(&mut PersonsRow) -> &mut Vec<[u8; 16]>,
+    ) -> Result<bool, ViewsError> {
+        let key = row::counts(row::PERSONS, day, product);
+        let mut row: PersonsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
+        let persons = of(&mut row);
+        let is_new =
+            persons.len() < Counts::PERSONS_APART as usize && !persons.contains(subject.as_bytes());
+        if is_new {
+            persons.push(*subject.as_bytes());
+            self.put(key, &row)?;
+        }
+        Ok(is_new)
+    }
+
+    /// Takes a person out of those who were counted: the counts stand.
+    fn forget_person(&mut self, subject: SubjectId) -> Result<(), ViewsError> {
+        let end = [row::PERSONS, &[0xFF; 5]].concat();
+        for (key, row) in read_rows(self.rows, self.db, row::PERSONS.to_vec()..end)? {
+            let mut row: PersonsRow = super::read(&row)?;
+            for persons in [&mut row.licenses, &mut row.activations] {
+                persons.retain(|person| person != subject.as_bytes());
+            }
+            if row.licenses.is_empty() && row.activations.is_empty() {
+                self.delete(key);
+            } else {
+                self.put(key, &row)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes in counts that an event states. What they were made of may be erased by now.
-    fn close(&mut self, day: Day, product: &str, more: Counts) -> Result<(), ViewsError> {
+    fn close(
+        &mut self,
+        day: Day,
+        is_over: bool,
+        product: &str,
+        more: Counts,
+    ) -> Result<(), ViewsError> {
         self.delete(row::counts(row::UNCOUNTED, day, product));
+        if is_over {
+            self.delete(row::counts(row::PERSONS, day, product));
+        }
         let key = row::counts(row::COUNTED, day, product);
         let mut counts: CountsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
         counts.licenses += more.licenses;
         counts.activations += more.activations;
+        counts.license_persons += more.license_persons;
+        counts.activation_persons += more.activation_persons;
         self.put(key, &counts)
     }
 
@@ -350,7 +407,7 @@ impl<'a> Changes<'a> {
         }
         if kept.is_empty() {
             self.delete(row::subject(id));
-            return Ok(());
+            return self.forget_person(id);
         }
         for position in [&mut row.email, &mut row.name] {
             if let Some(at) = *position

@@ -97,8 +97,6 @@ pub struct RequestView {
     pub opened: Position,
     /// Its steps, oldest first.
     pub steps: Vec<Position>,
-    /// The data was exported for it.
-    pub exported: bool,
 }
 
 /// What the views know of an erasure.
@@ -236,7 +234,6 @@ impl Views {
             subject: SubjectId::from_bytes(row.subject),
             opened: Position(row.opened),
             steps: row.steps.into_iter().map(Position).collect(),
-            exported: row.exported,
         }))
     }
 
@@ -255,6 +252,12 @@ impl Views {
             erased: row.erased.map(Position),
             is_final: row.is_final.map(Position),
         }))
+    }
+
+    /// Every erasure that there was, in no order.
+    pub fn erasures(&self) -> Result<Vec<ErasureId>, ViewsError> {
+        let ids = ids_below(&self.read_recent(), &self.db, row::ERASURES)?;
+        Ok(ids.into_iter().map(ErasureId::from_bytes).collect())
     }
 
     /// The erasures that are not final: to be carried to their end, or to wait for the next epoch.
@@ -305,8 +308,9 @@ impl Views {
         for (key, value) in read_rows(&self.read_recent(), &self.db, range)? {
             let (day, product) = row::day_and_product(prefix, &key).ok_or_else(unreadable)?;
             let product = Product::parse(product).map_err(|_| unreadable())?;
-            let CountsRow { licenses, activations } = read(&value)?;
-            let counts = Counts { licenses, activations };
+            let CountsRow { licenses, activations, license_persons, activation_persons } =
+                read(&value)?;
+            let counts = Counts { licenses, activations, license_persons, activation_persons };
             days.entry(day).or_default().push((product, counts));
         }
         Ok(days)

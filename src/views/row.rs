@@ -64,7 +64,6 @@ pub(super) struct RequestRow {
     pub(super) opened: u64,
     /// The positions of its steps, oldest first.
     pub(super) steps: Vec<u64>,
-    pub(super) exported: bool,
     pub(super) is_closed: bool,
 }
 
@@ -99,6 +98,16 @@ pub(super) struct NoticeRow {
 pub(super) struct CountsRow {
     pub(super) licenses: u32,
     pub(super) activations: u32,
+    pub(super) license_persons: u32,
+    pub(super) activation_persons: u32,
+}
+
+/// Who was counted on a day with a product, so that nobody is twice; no more of them than are told
+/// apart.
+#[derive(Serialize, Deserialize, Default)]
+pub(super) struct PersonsRow {
+    pub(super) licenses: Vec<[u8; 16]>,
+    pub(super) activations: Vec<[u8; 16]>,
 }
 
 /// One event of a person or of a license. A page is some of them, one after the other.
@@ -143,7 +152,7 @@ pub(super) fn open_request(id: RequestId) -> Vec<u8> {
 }
 
 pub(super) fn erasure(id: ErasureId) -> Vec<u8> {
-    [b"e".as_slice(), id.as_bytes()].concat()
+    [ERASURES, id.as_bytes()].concat()
 }
 
 /// Says that an erasure is one of this person's.
@@ -186,6 +195,11 @@ pub(super) const UNCOUNTED: &[u8] = b"du";
 /// What the keys of counts begin with that events state.
 pub(super) const COUNTED: &[u8] = b"dc";
 
+/// What the keys of who was counted begin with.
+pub(super) const PERSONS: &[u8] = b"dp";
+
+/// What the keys of erasures begin with.
+pub(super) const ERASURES: &[u8] = b"e";
 /// What the keys of open requests begin with.
 pub(super) const OPEN_REQUESTS: &[u8] = b"or";
 /// What the keys of erasures that are not final begin with.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{Counts, Email, ErasureReason, SigningKeyId, Timestamp};
+use crate::domain::{Authority, Counts, Email, ErasureReason, SigningKeyId, Timestamp};
 use crate::domain::{LicenseKey, Product, Seats, Terms};
 
 const SUBJECT: SubjectId = SubjectId::from_bytes([1; 16]);
@@ -130,11 +130,13 @@ fn what_is_erased_is_as_if_it_had_never_been_read() {
     let place = tempfile::tempdir().unwrap();
     let at = Timestamp::from_millis(0).unwrap();
     let (erasure, reason) = (ErasureId::from_bytes([7; 16]), ErasureReason::Request);
-    let begun = Event::ErasureBegun { erasure, subject: SUBJECT, reason, at };
+    let authority = Authority::default();
+    let begun = Event::ErasureBegun { erasure, subject: SUBJECT, reason, authority, at };
     let records = Vec::new();
     let erased = Event::DataErased { erasure, subject: SUBJECT, reason, records, epoch: 1, at };
     // What is erased was counted before.
-    let counts = vec![(Product::parse("p").unwrap(), Counts { licenses: 1, activations: 2 })];
+    let counts = Counts { licenses: 1, activations: 2, license_persons: 1, activation_persons: 1 };
+    let counts = vec![(Product::parse("p").unwrap(), counts)];
     let counted = Event::DayClosed { day: Day(0), counts: counts.clone(), at };
     let moved = Event::EpochMoved { epoch: 2, at };
     // Everything; one activation, begun and ended; the address.

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import subprocess
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -125,16 +125,33 @@ def test_each_datum_has_its_end(data):
     assert data["subject"]["email"]["value"] == EMAIL
     assert data["subject"]["name"]["value"] == NASTY
     app, old = data["licenses"]
-    assert app["kept_until"] is None and old["kept_until"] > old["issued_at"]
     assert [each["status"] for each in old["changes"]] == ["suspended", "revoked"]
+    # The seats of a year are kept together, and some are held; and a request is open.
+    for each in (app, old, *app["activations"], *old["activations"], *data["accesses"]):
+        assert each["kept_until"] is None
+
+
+def test_what_has_an_end_states_it(server):
+    email = "hedy@example.com"
+    license = server.issue(email=email)
+    receipt = server.activate(activation(license, email=email))
+    server.app.Deactivate(activation_pb2.DeactivateRequest(receipt=receipt))
+    server.change("Revoke", license)
+    bundle = server.export(email)
+    data = json.loads(bundle["data.json"])
+    assert schema_errors(data, json.loads(bundle["data.schema.json"])) == []
     year = datetime.fromisoformat(data["generated_at"]).year
-    for each in app["activations"]:
-        assert (each["kept_until"] is None) == (each["deactivated_at"] is None)
-        if each["kept_until"]:
-            assert each["kept_until"].startswith(f"{year + 2}-12-31")
-    # Of a license that has ended, the seat is free.
-    assert old["activations"][0]["kept_until"]
-    assert all(each["kept_until"] for each in data["accesses"])
+    (license,) = data["licenses"]
+    (activated,) = license["activations"]
+    seat_end = datetime(year + 1, 1, 1, tzinfo=UTC) + timedelta(days=730)
+    assert datetime.fromisoformat(activated["kept_until"]) == seat_end
+    ended = datetime.fromisoformat(license["changes"][0]["at"])
+    assert datetime.fromisoformat(license["kept_until"]) == ended + timedelta(days=3650)
+    address = data["subject"]["email"]["kept_until"]
+    assert datetime.fromisoformat(address) == ended + timedelta(days=730)
+    record_end = datetime(year + 1, 1, 1, tzinfo=UTC) + timedelta(days=1095)
+    for each in data["accesses"]:
+        assert datetime.fromisoformat(each["kept_until"]) == record_end
 
 
 def test_requests_and_accesses_are_in_it(data):

@@ -41,6 +41,7 @@ MAY_CALL = {
     "RectifySubject": {"privacy"},
     "EraseSubject": {"privacy"},
     "GetErasure": {"privacy"},
+    "ListErasures": {"privacy"},
     "SetRestriction": {"privacy"},
     "SweepRetention": {"privacy"},
     "RecordDisclosure": READERS,
@@ -109,6 +110,7 @@ def privacy_requests(server):
         "ListRequests": privacy_pb2.ListRequestsRequest(),
         "ApproveRequest": privacy_pb2.ApproveRequestRequest(request_id=approved),
         "GetErasure": privacy_pb2.GetErasureRequest(erasure_id=erasure.erasure_id),
+        "ListErasures": privacy_pb2.ListErasuresRequest(),
         "SetRestriction": privacy_pb2.SetRestrictionRequest(email=person("SetRestriction"), kind=1),
         "SweepRetention": privacy_pb2.SweepRetentionRequest(),
         "RecordDisclosure": privacy_pb2.RecordDisclosureRequest(

@@ -6,9 +6,9 @@ use prost::Message as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
-    Access, Actor, Category, Change, Counts, Day, Email, Event, LicenseKey, Note, Notice,
-    PersonName, Position, Product, RecipientName, RecordedActor, RequestStep, Role, SealedActor,
-    Seats, SubjectId, Terms, TermsError, Timestamp,
+    Access, Actor, Authority, Category, Change, Counts, Day, Email, Event, LicenseKey, Note,
+    Notice, PersonName, Position, Product, RecipientName, RecordedActor, RequestStep, Role,
+    SealedActor, Seats, SubjectId, Terms, TermsError, Timestamp,
 };
 use crate::proto::EVENT_CATEGORIES;
 use crate::proto::events as wire;
@@ -94,10 +94,7 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
                     RecordedActor::Named(actor) => actor.expose().to_owned(),
                     RecordedActor::Sealed(_) => String::new(),
                 },
-                sealed_actor: match &access.actor {
-                    RecordedActor::Named(_) => Vec::new(),
-                    RecordedActor::Sealed(sealed) => sealed.as_bytes().to_vec(),
-                },
+                sealed_actor: sealed_to_wire(access.actor.sealed()),
                 role: access.role.name().to_owned(),
                 purpose: wire::AccessPurpose::from(access.purpose).into(),
                 operation: wire::Operation::from(access.operation).into(),
@@ -122,7 +119,7 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
                 at_ms,
             }),
         ),
-        Event::RequestOpened { request, subject, kind, received_at, by, .. } => (
+        Event::RequestOpened { request, subject, kind, received_at, by, is_unknown, .. } => (
             12,
             Kind::RequestOpened(wire::RequestOpened {
                 request_id: request.as_bytes().to_vec(),
@@ -131,6 +128,7 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
                 received_at_ms: received_at.as_millis(),
                 actor_tag: by.as_bytes().to_vec(),
                 at_ms,
+                is_unknown: *is_unknown,
             }),
         ),
         Event::RequestStepped { request, subject, step, by, .. } => {
@@ -148,13 +146,18 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
                 }),
             )
         }
-        Event::ErasureBegun { erasure, subject, reason, .. } => (
+        Event::ErasureBegun { erasure, subject, reason, authority, .. } => (
             14,
             Kind::ErasureBegun(wire::ErasureBegun {
                 erasure_id: erasure.as_bytes().to_vec(),
                 subject_id: subject.as_bytes().to_vec(),
                 reason: wire::ErasureReason::from(*reason).into(),
                 at_ms,
+                opened_by: sealed_to_wire(authority.opened_by.as_ref()),
+                approved: authority.approved,
+                approved_by: sealed_to_wire(authority.approved_by.as_ref()),
+                carried_out_by: sealed_to_wire(authority.carried_out_by.as_ref()),
+                keeps_licenses: authority.keeps_licenses,
             }),
         ),
         Event::DataErased { erasure, subject, reason, records, epoch, .. } => (
@@ -248,6 +251,8 @@ pub fn encode(event: &Event) -> (u8, Zeroizing<Vec<u8>>) {
                         product: product.as_str().to_owned(),
                         licenses: counts.licenses,
                         activations: counts.activations,
+                        license_persons: counts.license_persons,
+                        activation_persons: counts.activation_persons,
                     })
                     .collect(),
                 at_ms,
@@ -310,12 +315,12 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
         Kind::AccessRecorded(e) => Event::AccessRecorded {
             subject: id(&e.subject_id, "subject_id")?,
             access: Access {
-                actor: match e.sealed_actor.as_slice() {
-                    [] => {
+                actor: match sealed_from_wire(&e.sealed_actor) {
+                    Some(sealed) => RecordedActor::Sealed(sealed),
+                    None => {
                         let actor = Actor::parse(&e.actor).ok_or(DecodeError("actor"))?;
                         RecordedActor::Named(actor)
                     }
-                    sealed => RecordedActor::Sealed(SealedActor::from_bytes(sealed.to_vec())),
                 },
                 role: Role::from_name(&e.role).ok_or(DecodeError("role"))?,
                 purpose: known(e.purpose(), "purpose")?,
@@ -349,6 +354,7 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
             kind: known(e.kind(), "kind")?,
             received_at: time(e.received_at_ms)?,
             by: id(&e.actor_tag, "actor_tag")?,
+            is_unknown: e.is_unknown,
             at: time(e.at_ms)?,
         },
         Kind::RequestStepped(e) => Event::RequestStepped {
@@ -362,6 +368,13 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
             erasure: id(&e.erasure_id, "erasure_id")?,
             subject: id(&e.subject_id, "subject_id")?,
             reason: known(e.reason(), "reason")?,
+            authority: Authority {
+                opened_by: sealed_from_wire(&e.opened_by),
+                approved: e.approved,
+                approved_by: sealed_from_wire(&e.approved_by),
+                carried_out_by: sealed_from_wire(&e.carried_out_by),
+                keeps_licenses: e.keeps_licenses,
+            },
             at: time(e.at_ms)?,
         },
         Kind::DataErased(e) => Event::DataErased {
@@ -426,16 +439,29 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
             counts: e
                 .products
                 .iter()
-                .map(|counts| {
-                    let wire::ProductCounts { product, licenses, activations } = counts;
-                    let (licenses, activations) = (*licenses, *activations);
-                    Ok((Product::parse(product)?, Counts { licenses, activations }))
+                .map(|of| {
+                    let counts = Counts {
+                        licenses: of.licenses,
+                        activations: of.activations,
+                        license_persons: of.license_persons,
+                        activation_persons: of.activation_persons,
+                    };
+                    Ok((Product::parse(&of.product)?, counts))
                 })
                 .collect::<Result<_, TermsError>>()
                 .map_err(|_| DecodeError("product"))?,
             at: time(e.at_ms)?,
         },
     })
+}
+
+/// Empty: there is none.
+fn sealed_to_wire(actor: Option<&SealedActor>) -> Vec<u8> {
+    actor.map(|sealed| sealed.as_bytes().to_vec()).unwrap_or_default()
+}
+
+fn sealed_from_wire(bytes: &[u8]) -> Option<SealedActor> {
+    (!bytes.is_empty()).then(|| SealedActor::from_bytes(bytes.to_vec()))
 }
 
 fn recipient(name: &str) -> Result<RecipientName, DecodeError> {
@@ -497,6 +523,7 @@ fn step_to_wire(step: &RequestStep) -> (wire::RequestStep, Option<&Note>, Option
         RequestStep::VerifiedByReceipt => (wire::RequestStep::VerifiedByReceipt, None, None),
         RequestStep::Extended { reason } => (wire::RequestStep::Extended, Some(reason), None),
         RequestStep::Approved => (wire::RequestStep::Approved, None, None),
+        RequestStep::Exported => (wire::RequestStep::Exported, None, None),
         RequestStep::Refused { reason, evidence } => {
             (wire::RequestStep::Refused, Some(reason), Some(evidence))
         }
@@ -511,6 +538,7 @@ fn step_from_wire(e: &wire::RequestStepped) -> Result<RequestStep, DecodeError> 
         wire::RequestStep::VerifiedByReceipt => RequestStep::VerifiedByReceipt,
         wire::RequestStep::Extended => RequestStep::Extended { reason: note(&e.reason, "reason")? },
         wire::RequestStep::Approved => RequestStep::Approved,
+        wire::RequestStep::Exported => RequestStep::Exported,
         wire::RequestStep::Refused => RequestStep::Refused {
             reason: note(&e.reason, "reason")?,
             evidence: note(&e.evidence, "evidence")?,

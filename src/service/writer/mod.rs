@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::domain::{
-    Activation, Change, Command, Event, Issue, License, LicenseCommand, Position, Rejection,
+    Activation, Change, Command, Email, Event, Issue, License, LicenseCommand, Position, Rejection,
     RequestId, State, SubjectCommand, SubjectId, Timestamp, decide, evolve,
 };
 use crate::log::record::{self, Header, KeySlot, RecordHash};
@@ -335,14 +335,18 @@ impl Writer {
         let tag_key = self.store.vault.tag_key();
         Ok(Ok(match request {
             Request::Issue { license, email, name, key, terms, by } => {
-                let email_tag = tag_key.email(email);
-                let known = self.store.vault.subject_by_email(&email_tag);
-                let subject = known.or_else(|| plan.new_subjects.get(&email_tag).copied());
-                let subject = subject.unwrap_or_else(|| self.new_subject());
+                let subject = self.subject_of(email, plan);
                 let (email, name, key) = (email.clone(), name.clone(), key.clone());
                 let (terms, by) = (terms.clone(), by.clone());
                 let issue = Issue { subject, email, name, key, terms, by };
                 Command::License(*license, LicenseCommand::Issue(issue))
+            }
+            Request::Open { email, request, kind, received_at, by } => {
+                let subject = self.subject_of(email, plan);
+                let (request, kind, received_at) = (*request, *kind, *received_at);
+                let by = by.clone();
+                let open = SubjectCommand::OpenRequest { request, kind, received_at, by };
+                Command::Subject(subject, open)
             }
             Request::License(license, command) => Command::License(*license, command.clone()),
             Request::Subject(subject, command) => {
@@ -353,10 +357,21 @@ impl Writer {
                     }
                 }
                 let mut command = command.clone();
-                if let SubjectCommand::Rectify { erasure, email, notices, .. } = &mut command {
-                    let change = Change::Rectified { email: email.clone() };
-                    *notices =
-                        erasure::notices(&self.store, *subject, *erasure, &change, &mut *self.rng)?;
+                let (store, rng) = (&self.store, &mut *self.rng);
+                match &mut command {
+                    SubjectCommand::Rectify {
+                        request, erasure, email, notices, authority, ..
+                    } => {
+                        let change = Change::Rectified { email: email.clone() };
+                        *notices = erasure::notices(store, *subject, *erasure, &change, rng)?;
+                        *authority = erasure::authority(store, *request)?;
+                    }
+                    SubjectCommand::Expire { erasure, notices } => {
+                        let policy = &self.policy;
+                        *notices =
+                            erasure::expiry_notices(store, policy, *subject, *erasure, now, rng)?;
+                    }
+                    _ => {}
                 }
                 Command::Subject(*subject, command)
             }
@@ -375,9 +390,20 @@ impl Writer {
                     &Change::Erased,
                     &mut *self.rng,
                 )?;
-                let erase =
-                    SubjectCommand::Erase { request, erasure, needs_approval, keep, notices, by };
-                Command::Subject(*subject, erase)
+                let mut authority = erasure::authority(&self.store, request)?;
+                authority.keeps_licenses = *keep_licenses;
+                Command::Subject(
+                    *subject,
+                    SubjectCommand::Erase {
+                        request,
+                        erasure,
+                        needs_approval,
+                        keep,
+                        notices,
+                        authority,
+                        by,
+                    },
+                )
             }
             // They have batches of their own, and no rule.
             Request::MoveEpoch | Request::Settle(..) | Request::CloseDays(_) => {
@@ -428,10 +454,15 @@ impl Writer {
         }
     }
 
-    fn new_subject(&mut self) -> SubjectId {
-        let mut bytes = [0; 16];
-        self.rng.fill_bytes(&mut bytes);
-        SubjectId::from_bytes(bytes)
+    /// Who has this address, or a fresh id where nobody is known by it.
+    fn subject_of(&mut self, email: &Email, plan: &Plan) -> SubjectId {
+        let tag = self.store.vault.tag_key().email(email);
+        let known = self.store.vault.subject_by_email(&tag);
+        known.or_else(|| plan.new_subjects.get(&tag).copied()).unwrap_or_else(|| {
+            let mut bytes = [0; 16];
+            self.rng.fill_bytes(&mut bytes);
+            SubjectId::from_bytes(bytes)
+        })
     }
 
     /// Makes the keys that are not there yet, durably, then the records.
@@ -564,10 +595,10 @@ fn named_request(command: &Command) -> Option<RequestId> {
         Command::Subject(
             _,
             SubjectCommand::Step { request, .. }
+            | SubjectCommand::Exported { request, .. }
             | SubjectCommand::Rectify { request, .. }
             | SubjectCommand::Erase { request, .. },
         ) => Some(*request),
-        Command::Subject(_, SubjectCommand::RecordAccess(access)) => access.request,
         _ => None,
     }
 }

@@ -4,7 +4,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::{
     Access, Activation, By, Day, Email, ErasureId, License, LicenseCommand, LicenseId, LicenseKey,
-    NoticeId, NoticeOutcome, PersonName, Rejection, RequestId, SubjectCommand, SubjectId, Terms,
+    NoticeId, NoticeOutcome, PersonName, Rejection, RequestId, RequestKind, SubjectCommand,
+    SubjectId, Terms, Timestamp,
 };
 use crate::service::store::Stored;
 
@@ -29,6 +30,19 @@ pub enum Request {
     License(LicenseId, LicenseCommand),
     /// Do this with a person's record.
     Subject(SubjectId, SubjectCommand),
+    /// Note that the person with this address asked for something about their data, known or not.
+    Open {
+        /// The address. Where nobody is known by it, it is not stored.
+        email: Email,
+        /// A fresh id.
+        request: RequestId,
+        /// What for.
+        kind: RequestKind,
+        /// When it came in.
+        received_at: Timestamp,
+        /// Who opens it.
+        by: By,
+    },
     /// Erase all of a person's data.
     Erase {
         /// Whose.
@@ -60,7 +74,7 @@ impl Request {
             Self::Subject(_, command) => {
                 matches!(command, SubjectCommand::Rectify { .. } | SubjectCommand::Expire { .. })
             }
-            Self::Issue { .. } | Self::License(..) => false,
+            Self::Issue { .. } | Self::License(..) | Self::Open { .. } => false,
         }
     }
 }
