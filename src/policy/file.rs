@@ -9,7 +9,7 @@ use super::{
     CategoryPolicy, Controller, DualControl, Policy, PolicyError, Recipient, Restriction, Right,
     Statistics,
 };
-use crate::domain::{Category, Purpose, Role};
+use crate::domain::{Category, Counts, Purpose, RecipientName, Role};
 
 /// The fewest people that a count may be about.
 const SMALLEST_GROUP: u32 = 5;
@@ -29,7 +29,7 @@ pub(super) struct Allowed {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    controller: Controller,
+    controller: ControllerSection,
     #[serde(default)]
     category: BTreeMap<Category, Narrowing>,
     #[serde(default)]
@@ -38,6 +38,15 @@ struct File {
     statistics: Option<StatisticsSection>,
     #[serde(default)]
     recipient: Vec<Spanned<Recipient>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControllerSection {
+    name: Spanned<String>,
+    contact: Spanned<String>,
+    country: Spanned<String>,
+    supervisory_authority: Spanned<String>,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +75,11 @@ pub(super) fn narrow(allowed: Allowed, text: &str) -> Result<Policy, PolicyError
     let is_stored = |name: &Category| categories.iter().any(|category| category.name == *name);
     let mut recipients: Vec<Recipient> = Vec::new();
     for recipient in file.recipient {
+        if RecipientName::parse(&recipient.get_ref().name).is_none() {
+            let wrong =
+                "the name of this recipient must be 1 to 64 bytes without control characters";
+            return Err(rule(text, &recipient, wrong));
+        }
         if recipients.iter().any(|other| other.name == recipient.get_ref().name) {
             return Err(rule(text, &recipient, "this recipient is there twice; keep one"));
         }
@@ -86,11 +100,19 @@ pub(super) fn narrow(allowed: Allowed, text: &str) -> Result<Policy, PolicyError
             );
             return Err(rule(text, &smallest_group, text_of_rule));
         }
+        Some(StatisticsSection { smallest_group })
+            if *smallest_group.get_ref() > Counts::PERSONS_APART =>
+        {
+            let most = Counts::PERSONS_APART;
+            let wrong =
+                format!("smallest_group must be at most {most}: no more persons are told apart");
+            return Err(rule(text, &smallest_group, wrong));
+        }
         Some(StatisticsSection { smallest_group }) => smallest_group.into_inner(),
         None => 2 * SMALLEST_GROUP,
     };
     Ok(Policy {
-        controller: file.controller,
+        controller: checked_controller(file.controller, text)?,
         categories,
         dual_control: file.dual_control,
         restriction,
@@ -131,6 +153,26 @@ fn narrow_category(
         Some(enabled) => Ok(*enabled.get_ref()),
         None => Ok(!category.optional),
     }
+}
+
+/// Whoever gets an answer must be able to see whose it is and where to ask.
+fn checked_controller(
+    controller: ControllerSection,
+    text: &str,
+) -> Result<Controller, PolicyError> {
+    let said = |field: &str, value: Spanned<String>| {
+        if value.get_ref().trim().is_empty() {
+            Err(rule(text, &value, format!("{field} of the controller must not be empty")))
+        } else {
+            Ok(value.into_inner())
+        }
+    };
+    Ok(Controller {
+        name: said("name", controller.name)?,
+        contact: said("contact", controller.contact)?,
+        country: said("country", controller.country)?,
+        supervisory_authority: said("supervisory_authority", controller.supervisory_authority)?,
+    })
 }
 
 fn checked_restriction(

@@ -266,6 +266,24 @@ mod tests {
     }
 
     #[test]
+    fn what_would_be_of_no_use_is_refused_with_its_line() {
+        let line = |part: &str| 1 + DEFAULT.lines().position(|line| line.contains(part)).unwrap();
+        let recipient = line("name = \"ZenDesk\"") - 1;
+        let long = format!("name = \"{}\"", "z".repeat(65));
+        for (right, wrong, at, named) in [
+            ("\"Example Software\"", "\"\"", line("Example Software"), "name of the controller"),
+            ("\"privacy@example.com\"", "\" \"", line("privacy@"), "contact of the controller"),
+            ("name = \"ZenDesk\"", long.as_str(), recipient, "1 to 64 bytes"),
+            ("name = \"ZenDesk\"", "name = \"\"", recipient, "1 to 64 bytes"),
+            ("smallest_group = 10", "smallest_group = 101", line("smallest_group"), "at most 100"),
+        ] {
+            let error = Policy::parse(&DEFAULT.replace(right, wrong)).unwrap_err().to_string();
+            let place = format!("line {at}: ");
+            assert!(error.starts_with(&place) && error.contains(named), "{place} {error}");
+        }
+    }
+
+    #[test]
     fn a_mistake_of_form_is_named_with_its_line() {
         for (right, wrong) in [
             ("opt_out", "optout"),
