@@ -96,6 +96,11 @@ impl Service {
         reading(move || {
             let ids = service.store.views.open_requests()?;
             let requests = ids.into_iter().map(|id| service.request_details(id));
+            // Whose person is being erased is none any more.
+            let is_gone = |error: &ServiceError| {
+                matches!(error, ServiceError::Rejected(Rejection::RequestNotFound))
+            };
+            let requests = requests.filter(|request| !request.as_ref().err().is_some_and(is_gone));
             let mut requests: Vec<RequestDetails> = requests.collect::<Result<_, _>>()?;
             requests.sort_by_key(|details| details.request.gdpr_due());
             Ok(requests)
