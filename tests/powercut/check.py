@@ -8,7 +8,7 @@ import grpc
 
 from countersign.v1 import activation_pb2, history_pb2, license_pb2, privacy_pb2
 from history import Activation, License
-from scenario import reason, request_of
+from scenario import backup_of, reason, request_of
 from server import BINARY, DEADLINE, Refused, Server
 
 ROLES = ("issuer", "support", "privacy")
@@ -28,15 +28,17 @@ class Wrong(list):
 
 
 class Expected:
-    """What a history says of the state at a moment."""
+    """What a history says of the state: what had been answered by one moment is there, and of what
+    had begun by another any part."""
 
-    def __init__(self, history, at):
-        self.at = at
-        self.licenses = [license for license in history.licenses if license.had_begun(at)]
-        self.activations = [each for each in history.activations if each.had_begun(at)]
-        self.ends = [each for each in history.deactivations if each.had_begun(at)]
-        self.rectifications = [each for each in history.rectifications if each.had_begun(at)]
-        self.erasures = [each for each in history.erasures if each.had_begun(at)]
+    def __init__(self, history, at, begun_by=None):
+        self.at, begun_by = at, begun_by or at
+        self.licenses = [license for license in history.licenses if license.had_begun(begun_by)]
+        self.activations = [each for each in history.activations if each.had_begun(begun_by)]
+        self.ends = [each for each in history.deactivations if each.had_begun(begun_by)]
+        self.rectifications = [each for each in history.rectifications if each.had_begun(begun_by)]
+        self.erasures = [each for each in history.erasures if each.had_begun(begun_by)]
+        self.backups = [each for each in history.backups if each.was_answered(at)]
         self.key_ids = [each.key_id for each in history.rotations if each.was_answered(at)]
         self.is_made = history.made.was_answered(at)
 
@@ -307,6 +309,8 @@ def check(root, history, at, rng, log_path):
             return wrong
         expected = Expected(replace(history, licenses=[], activations=[]), 0)
     check_keys_destroyed(directory, expected, wrong)
+    if expected.backups:
+        command(wrong, "--dir", directory, "verify", backup_of(directory))
     kills = rng.random() < 0.5
     for number in range(2):
         try:
@@ -323,7 +327,27 @@ def check(root, history, at, rng, log_path):
             code = server.stop(kill=kills and number == 0)
         if code != (-9 if kills and number == 0 else 0):
             wrong.note("error", f"exit code {code} of start {number + 1}")
+    if expected.backups:
+        check_restored(directory, Expected(history, expected.backups[-1].begun, at), rng, wrong)
     return wrong
+
+
+def check_restored(directory, expected, rng, wrong):
+    """From the newest backup that was finished, or from one that was begun since."""
+    if not command(wrong, "--dir", directory, "restore", "--lose-newer", backup_of(directory)):
+        return
+    server = Server(directory, f"{directory}.log", ROLES)
+    try:
+        Round(server, expected, rng, wrong).run()
+    finally:
+        server.stop()
+
+
+def command(wrong, *arguments):
+    done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=DEADLINE)
+    if done.returncode != 0:
+        wrong.note("refused", f"{' '.join(arguments[2:])}: {done.stderr}")
+    return done.returncode == 0
 
 
 def check_again_from_nothing(directory, wrong, log_path):

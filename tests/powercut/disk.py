@@ -7,6 +7,7 @@ write any of its sectors, and a file may have become longer before its bytes wer
 
 import bisect
 import os
+import stat
 from typing import NamedTuple
 
 SECTOR = 512
@@ -236,7 +237,9 @@ def _lay_out(directory, cut, fate, border, place):
 
 def differences(directory, place):
     """Where the files that are there differ from what the changes add up to."""
-    there = {entry.name: entry for entry in os.scandir(place)}
+    # A socket is of use only to the process that made it.
+    entries = [entry for entry in os.scandir(place) if not stat.S_ISSOCK(entry.stat().st_mode)]
+    there = {entry.name: entry for entry in entries}
     found = [f"{place}/{name}" for name in there.keys() ^ directory.names.keys()]
     for name in there.keys() & directory.names.keys():
         node, entry = directory.names[name], there[name]

@@ -74,6 +74,11 @@ class Rotation(Asked):
 
 
 @dataclass
+class Backup(Asked):
+    """Made while nothing else was asked."""
+
+
+@dataclass
 class History:
     made: Asked = None
     licenses: list = field(default_factory=list)
@@ -82,5 +87,7 @@ class History:
     rectifications: list = field(default_factory=list)
     erasures: list = field(default_factory=list)
     rotations: list = field(default_factory=list)
+    # All of them to one place.
+    backups: list = field(default_factory=list)
     # Names of what was done, and when it began.
     phases: list = field(default_factory=list)

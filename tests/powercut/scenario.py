@@ -15,7 +15,16 @@ import grpc
 from countersign.v1 import activation_pb2, license_pb2, privacy_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from history import Activation, Asked, Deactivation, Erasure, History, License, Rectification
+from history import (
+    Activation,
+    Asked,
+    Backup,
+    Deactivation,
+    Erasure,
+    History,
+    License,
+    Rectification,
+)
 from history import Rotation, now
 from server import BINARY, DEADLINE, LISTENING, SERVE, Clients
 
@@ -280,12 +289,21 @@ def issue_and_activate(run, email):
 
 
 def back_up(run):
-    """A backup, once the server has that command."""
+    """A backup and one that adds to it, where the server has that command."""
     usage = subprocess.run([BINARY, "help"], capture_output=True, text=True, check=True).stdout
-    if re.search(r"^ +backup\b", usage, re.MULTILINE):
-        run.phase("back up")
-        run.command("backup", f"{run.directory}-backup")
-        run.activate(run.history.licenses[0])
+    if not re.search(r"^ +backup\b", usage, re.MULTILINE):
+        return
+    for name in ("back up", "back up again"):
+        run.phase(name)
+        backup = Backup()
+        run.history.backups.append(backup)
+        run.command("backup", backup_of(run.directory))
+        backup.answered = now()
+        at_once(2, [(run.activate, run.history.licenses[0])] * 4)
+
+
+def backup_of(directory):
+    return f"{directory}-backup"
 
 
 def first_start(run):
