@@ -31,6 +31,9 @@ pub struct Config {
     /// The ledger of erasures. Best on another disk than the data, beside the backups.
     #[serde(default = "erasure_ledger")]
     pub erasure_ledger: PathBuf,
+    /// The continuous archive. None.
+    #[serde(default)]
+    pub archive: Option<Archive>,
     /// Memory and queue.
     #[serde(default)]
     pub storage: Storage,
@@ -43,6 +46,14 @@ pub struct Config {
     /// Log lines.
     #[serde(default)]
     pub log: LogSettings,
+}
+
+/// A backup that follows the log while the server runs.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Archive {
+    /// Where to: a new or empty directory, or a backup of this server; best on another disk.
+    pub directory: PathBuf,
 }
 
 /// Where a recipient of data is told of rectification and erasure.

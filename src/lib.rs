@@ -11,6 +11,7 @@
 //! - [`seal`]: encryption of events, and the tags by which a person is found without their address.
 //! - [`log`]: the records, their tree, and the head file that says how far they had come.
 //! - [`vault`]: the keys of what is sealed.
+//! - [`backup`]: copies of log and vault, at once or all the time, and the way back from them.
 //! - [`views`]: what the log says, arranged for questions; rebuilt at will.
 //! - [`receipt`]: what the app keeps: signed here, verified there.
 //! - [`export`]: all that is held about a person, as one document.
@@ -26,6 +27,7 @@
 // Nothing that input, disk or network can cause may panic.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod domain;

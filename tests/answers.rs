@@ -43,7 +43,8 @@ async fn export(server: &Arc<Service>, name: &str) -> Value {
 
 async fn disclose(server: &Service, name: &str, recipient: &str) {
     let support = staff(Role::Support);
-    let disclosed = server.record_disclosure(&support, &email(name), recipient, Vec::new(), None);
+    let email = email(name);
+    let disclosed = server.record_disclosure(&support, &email, recipient, Vec::new(), None);
     disclosed.await.unwrap();
 }
 

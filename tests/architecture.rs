@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, and what of ours it may import.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("domain", &[]),
     ("proto", &[]),
     ("policy", &["domain"]),
@@ -14,14 +14,16 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("export", &["domain", "policy"]),
     ("log", &["domain", "proto", "seal"]),
     ("vault", &["domain", "log", "seal"]),
+    ("backup", &["domain", "log", "vault"]),
     ("views", &["domain", "log"]),
     ("service", &["domain", "export", "log", "policy", "receipt", "seal", "vault", "views"]),
-    ("grpc", &["domain", "proto", "service"]),
+    ("grpc", &["backup", "domain", "proto", "service"]),
     ("webhook", &["domain", "service"]),
     ("config", &["domain", "grpc", "telemetry"]),
     (
         "cli",
         &[
+            "backup",
             "config",
             "domain",
             "grpc",

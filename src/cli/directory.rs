@@ -9,27 +9,29 @@
 //! ledger/            erasures: what was erased, so that no backup brings it back
 //! views/                                                         (rebuilt when missing)
 //! client/            the key pair of the command line, as an app has one
-//! run/listening      the addresses of the running server
+//! run/               listening: the addresses of the running server
+//!                    operator/socket: where it takes the operator's commands
 //! ```
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::dev_ca::{self, write_new};
+use crate::backup::Source;
 use crate::config::{Config, TEMPLATE};
 use crate::domain::{Position, Timestamp};
-use crate::log::durability;
 use crate::log::head::{self, Checkpoint, LogKey};
 use crate::log::record::KeySlot;
 use crate::log::sled::SledLog;
 use crate::log::tree::CompactRange;
+use crate::log::{Log as _, PAGE, durability};
 use crate::policy::{self, Policy};
 use crate::receipt::KeyRing;
 use crate::seal::actor::{ActorKey, ActorSeal};
@@ -52,10 +54,18 @@ pub(super) struct Directory(PathBuf);
 pub(super) struct Opened {
     /// Log, vault and views; the views are up to the log.
     pub store: Arc<Store>,
-    /// The tree over the log's records.
-    pub tree: Arc<Mutex<CompactRange>>,
-    /// What the head file is signed with.
-    pub log_key: LogKey,
+    /// What backups are made of: the same log and vault.
+    pub source: Source,
+    /// Held for as long as the data is open.
+    pub lock: File,
+}
+
+/// Log and vault, checked, and opened by this process alone.
+pub(super) struct Truth {
+    /// Both, with the tree over the log's records and the log's key.
+    pub source: Source,
+    /// How many records are sealed under which key.
+    pub counts: SlotCounts,
     /// Held for as long as the data is open.
     pub lock: File,
 }
@@ -188,12 +198,19 @@ impl Directory {
         self.join("data/head")
     }
 
+    /// Where the running server takes the operator's commands. The directory that it is in is this
+    /// user's alone.
+    pub(super) fn operator_socket(&self) -> PathBuf {
+        self.join("run/operator/socket")
+    }
+
     /// Where the running server says its addresses.
     pub(super) fn listening_path(&self) -> PathBuf {
         self.join("run/listening")
     }
 
-    fn master_key(&self) -> KeyFile {
+    /// Where the master key is.
+    pub(super) fn master_key(&self) -> KeyFile {
         let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
             .map(|credentials| Path::new(&credentials).join(CREDENTIAL))
             .filter(|path| path.exists());
@@ -220,17 +237,23 @@ impl Directory {
         }
     }
 
-    /// Opens what is stored, checks all of it, and brings the views up to it. `progress` is told
-    /// how many of how many records the views have taken in.
-    pub(super) fn open(
+    /// The key of checkpoints.
+    pub(super) fn log_key(&self) -> anyhow::Result<LogKey> {
+        let path = self.join("keys/log.key");
+        LogKey::parse(&read_secret(&path)?)
+            .with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// Opens log and vault, and checks all of both: every record's checksum and place, the root that
+    /// the head file knows, every slot, and that each record has one. `progress` is told how many of
+    /// how many records are checked.
+    pub(super) fn open_truth(
         &self,
         config: &Config,
-        progress: impl FnMut(Position, Position),
-    ) -> anyhow::Result<Opened> {
+        mut progress: impl FnMut(Position, Position),
+    ) -> anyhow::Result<Truth> {
         let lock = self.lock()?;
-        let path = self.join("keys/log.key");
-        let log_key = LogKey::parse(&read_secret(&path)?)
-            .with_context(|| format!("{} is not valid", path.display()))?;
+        let log_key = self.log_key()?;
         let log = SledLog::open(&self.join("data/log"), config.storage.log_cache_mib << 20)
             .with_context(|| format!("{} cannot be opened", self.join("data/log").display()))?;
         let places = Places {
@@ -243,7 +266,11 @@ impl Directory {
 
         let mut keyless: Option<KeySlot> = None;
         let counts = SlotCounts::default();
+        let end = log.head()?;
         let tree = head::check(&log, &self.head_path(), &log_key, |header| {
+            if header.position.0.is_multiple_of(PAGE as u64) {
+                progress(header.position, end);
+            }
             if vault.state(header.slot) == SlotState::Free {
                 keyless.get_or_insert(header.slot);
                 return;
@@ -253,12 +280,30 @@ impl Directory {
         if let Some(slot) = keyless {
             return Err(VaultError::Missing(slot).into());
         }
+        let source = Source {
+            log: Arc::new(log),
+            vault: Arc::new(vault),
+            tree: Arc::new(Mutex::new(tree)),
+            key: Arc::new(log_key),
+        };
+        Ok(Truth { source, counts, lock })
+    }
+
+    /// Opens what is stored, checks all of it, and brings the views up to it. `progress` is told
+    /// how many of how many records the views have taken in.
+    pub(super) fn open(
+        &self,
+        config: &Config,
+        progress: impl FnMut(Position, Position),
+    ) -> anyhow::Result<Opened> {
+        let Truth { source, counts, lock } = self.open_truth(config, |_, _| ())?;
         // Keys that were made for records which never came to be.
-        vault.destroy_unused(|slot| counts.get(slot) > 0, tree.size(), &mut rand::rng())?;
-        let views = self.views(config)?;
-        let store = Store { log: Arc::new(log), vault: Arc::new(vault), views, counts };
+        let size = source.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
+        source.vault.destroy_unused(|slot| counts.get(slot) > 0, size, &mut rand::rng())?;
+        let (log, vault) = (Arc::clone(&source.log), Arc::clone(&source.vault));
+        let store = Store { log, vault, views: self.views(config)?, counts };
         let store = self.trusted_views(config, store, progress)?;
-        Ok(Opened { store: Arc::new(store), tree: Arc::new(Mutex::new(tree)), log_key, lock })
+        Ok(Opened { store: Arc::new(store), source, lock })
     }
 
     /// Brings the views up to the log; from nothing, if what they hold cannot be believed.

@@ -1,6 +1,7 @@
 //! The command line. A command a file; this one parses, runs and maps errors to exit codes.
 
 mod activation;
+mod backup;
 mod client;
 mod dev_ca;
 mod device;
@@ -11,10 +12,13 @@ mod license;
 mod output;
 mod policy;
 mod privacy;
+mod progress;
 mod purpose;
 mod receipt;
+mod restore;
 mod serve;
 mod stats;
+mod verify;
 mod views;
 
 use std::path::PathBuf;
@@ -69,6 +73,9 @@ enum Command {
     Receipt(receipt::ReceiptCommand),
     #[command(subcommand)]
     Keys(receipt::KeysCommand),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    Verify(verify::Verify),
     #[command(subcommand)]
     Views(views::ViewsCommand),
     #[command(subcommand)]
@@ -122,6 +129,9 @@ impl Cli {
             Command::Privacy(command) => block_on(command.run(&directory, as_json)),
             Command::Receipt(command) => command.run(&directory, as_json),
             Command::Keys(command) => command.run(&directory, as_json),
+            Command::Backup(command) => command.run(&directory, as_json),
+            Command::Restore(command) => command.run(&directory, as_json),
+            Command::Verify(command) => command.run(&directory, as_json),
             Command::Views(command) => command.run(&directory, as_json),
             Command::Policy(command) => command.run(&directory, as_json),
             Command::Config(ConfigCommand::Show) => {
@@ -162,7 +172,7 @@ fn code(error: &anyhow::Error) -> u8 {
     const ERROR: u8 = 1;
     const REFUSED: u8 = 3;
     const UNAVAILABLE: u8 = 4;
-    if error.is::<NotGood>() {
+    if error.is::<NotGood>() || error.is::<verify::Bad>() {
         return REFUSED;
     }
     if error.is::<Unreachable>() {

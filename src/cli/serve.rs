@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,13 @@ use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use rand::SeedableRng as _;
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::directory::{Directory, Opened, read_secret, replace};
+use crate::backup::{Follower, Source};
 use crate::config::Config;
 use crate::domain::RecipientName;
 use crate::grpc;
@@ -70,25 +72,19 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     let [public_tls, staff_tls] = [public_tls, staff_tls].map(|tls| Arc::new(ArcSwap::new(tls)));
     let policy = Arc::new(directory.policy()?);
     let targets = webhooks(directory, &config, &policy)?;
-    let settings = Settings {
-        issuer: config.issuer.clone(),
-        leases: config.leases()?,
-        policy: Arc::clone(&policy),
-        actor_seal: directory.actor_seal()?,
-        webhooks: targets.keys().cloned().collect(),
-    };
+    let settings = settings(directory, &config, &policy, &targets)?;
     let receipts = directory.receipt_keys()?;
-    let Opened { store, tree, log_key, lock } = directory.open(&config, |_, _| ())?;
+    let Opened { store, source, lock } = directory.open(&config, |_, _| ())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (writer, mut stopped) = writer::spawn(Parts {
         store: Arc::clone(&store),
-        tree: Arc::clone(&tree),
+        tree: Arc::clone(&source.tree),
         clock: Arc::clone(&clock),
         rng: Box::new(rand::rngs::StdRng::from_rng(&mut rand::rng())),
         queue: config.storage.queue,
         policy,
     })?;
-    let keeper = Keeper::spawn(directory.head_path(), log_key, tree)?;
+    let followers = Followers::spawn(directory, &config, &source)?;
     let service =
         Arc::new(Service::new(Arc::clone(&store), writer, Arc::clone(&clock), receipts, settings));
 
@@ -98,6 +94,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     let mut interrupt = signal(SignalKind::interrupt())?;
     let public = listen(config.public.listen).await?;
     let staff = listen(config.staff.listen).await?;
+    let operator = listen_for_operator(directory);
     announce(directory, public.local_addr()?, staff.local_addr()?, dev)?;
     let (end, ended) = watch::channel(());
     let until = |mut ended: watch::Receiver<()>| async move {
@@ -120,8 +117,11 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         Arc::clone(&staff_tls),
         config.staff.limits,
         service,
-        until(ended),
+        until(ended.clone()),
     ));
+    if let Some(listener) = operator {
+        tokio::spawn(grpc::serve_operator(listener, source, until(ended)));
+    }
 
     let (from, shared) = (directory.clone(), [public_tls, staff_tls]);
     tokio::spawn(async move {
@@ -158,8 +158,10 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     if timeout(DRAIN, drained).await.is_err() {
         tracing::warn!("calls were still under way after {} s", DRAIN.as_secs());
     }
-    // It may have been removed by hand.
-    let _ = fs::remove_file(directory.listening_path());
+    for announced in [directory.listening_path(), directory.operator_socket()] {
+        // It may have been removed by hand.
+        let _ = fs::remove_file(announced);
+    }
     if let Some(error) = failure {
         return Err(error);
     }
@@ -167,9 +169,50 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         result.context("the writer is gone")??;
         store.views.close()?;
     }
-    keeper.end()?;
+    followers.end()?;
     drop(lock);
     Ok(())
+}
+
+/// What follows the log: the head file, and the archive where there is one.
+struct Followers {
+    keeper: Keeper,
+    archive: Option<Follower>,
+}
+
+impl Followers {
+    fn spawn(directory: &Directory, config: &Config, source: &Source) -> anyhow::Result<Self> {
+        let (key, tree) = (Arc::clone(&source.key), Arc::clone(&source.tree));
+        let keeper = Keeper::spawn(directory.head_path(), key, tree)?;
+        let archive = config.archive.as_ref().map(|archive| directory.join(&archive.directory));
+        let archive = archive.map(|path| Follower::spawn(&path, source.clone())).transpose()?;
+        Ok(Self { keeper, archive })
+    }
+
+    /// Has each come to the log's end.
+    fn end(self) -> anyhow::Result<()> {
+        self.keeper.end()?;
+        if let Some(archive) = self.archive {
+            archive.end();
+        }
+        Ok(())
+    }
+}
+
+/// What the vendor decides.
+fn settings(
+    directory: &Directory,
+    config: &Config,
+    policy: &Arc<Policy>,
+    targets: &BTreeMap<RecipientName, Target>,
+) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        issuer: config.issuer.clone(),
+        leases: config.leases()?,
+        policy: Arc::clone(policy),
+        actor_seal: directory.actor_seal()?,
+        webhooks: targets.keys().cloned().collect(),
+    })
 }
 
 fn listener_ended<E: Into<anyhow::Error>>(
@@ -283,6 +326,35 @@ fn check_validity(certificate: &Path) -> anyhow::Result<()> {
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
     listener.with_context(|| format!("cannot listen on {address}; is another server there?"))
+}
+
+/// Where the operator's commands come in, in a directory of this user's alone. A server serves also
+/// without.
+fn listen_for_operator(directory: &Directory) -> Option<UnixListener> {
+    let path = directory.operator_socket();
+    let listen = || {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+            fs::set_permissions(parent, fs::Permissions::from_mode(0o700))?;
+        }
+        match fs::remove_file(&path) {
+            // That of a server which was killed; the lock says that there is no other.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    let listener = listen();
+    let shown = path.display();
+    listener
+        .inspect_err(|error| {
+            tracing::warn!(
+                "{shown} cannot be listened on: {error}; backups need the server stopped"
+            );
+        })
+        .ok()
 }
 
 /// Says where it listens: on standard output, and in a file for the client commands.

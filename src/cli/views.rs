@@ -1,10 +1,10 @@
 //! `views rebuild`: the views from the log, from nothing.
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::directory::Directory;
 use super::output::print;
+use super::progress::Bar;
 
 /// Work with the views.
 #[derive(Debug, clap::Subcommand)]
@@ -21,16 +21,10 @@ impl ViewsCommand {
         // What a server uses must not be deleted under it.
         drop(directory.lock()?);
         directory.delete_views()?;
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}") {
-            bar.set_style(style);
-        }
-        let opened = directory.open(&config, |done, end| {
-            bar.set_length(end.0);
-            bar.set_position(done.0);
-        })?;
+        let bar = Bar::new();
+        let opened = directory.open(&config, |done, end| bar.show(done, end))?;
         opened.store.views.close()?;
-        bar.finish_and_clear();
+        drop(bar);
         let records = opened.store.views.checkpoint()?.next;
         print(as_json, &json!({ "records": records.0 }), || {
             format!("rebuilt the views from {records} records")

@@ -8,6 +8,7 @@ mod connection;
 mod convert;
 mod history;
 mod license;
+mod operator;
 mod privacy;
 mod roles;
 mod statistics;
@@ -21,14 +22,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::Server;
 
+use crate::backup::Source;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::activation_service_server::ActivationServiceServer;
 use crate::proto::v1::history_service_server::{self, HistoryServiceServer};
 use crate::proto::v1::license_service_server::{self, LicenseServiceServer};
+use crate::proto::v1::operator_service_server::OperatorServiceServer;
 use crate::proto::v1::privacy_service_server::{self, PrivacyServiceServer};
 use crate::proto::v1::statistics_service_server::{self, StatisticsServiceServer};
 use crate::service::Service;
@@ -158,6 +161,18 @@ pub async fn serve_staff(
         .serve_with_incoming_shutdown(connections(listener, tls, limits), shutdown)
         .await?;
     Ok(())
+}
+
+/// Serves the operator on this machine until `shutdown`. Who may connect is told by the socket's file.
+pub async fn serve_operator(
+    listener: UnixListener,
+    source: Source,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .add_service(OperatorServiceServer::new(operator::OperatorHandler(source)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
+        .await
 }
 
 /// The staff listener cannot serve.

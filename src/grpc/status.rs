@@ -7,6 +7,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
+use crate::backup::BackupError;
 use crate::domain::Rejection;
 use crate::proto::ERROR_DOMAIN;
 use crate::service::ServiceError;
@@ -53,6 +54,13 @@ pub(super) fn status(error: &ServiceError) -> Status {
             Status::with_error_details(Code::Internal, text, details)
         }
     }
+}
+
+/// The status that tells the operator why there is no backup.
+pub(super) fn backup(error: &BackupError) -> Status {
+    tracing::error!("a backup stopped: {error}");
+    let details = info("BACKUP_STOPPED", HashMap::new());
+    Status::with_error_details(Code::Internal, error.to_string(), details)
 }
 
 /// A member of staff calls what their role may not, or their certificate names no role.

@@ -17,6 +17,18 @@ pub struct CompactRange {
 }
 
 impl CompactRange {
+    /// The tree of so many leaves whose perfect subtrees have these roots; `None`: so many leaves fill
+    /// another number of them.
+    pub fn from_parts(size: Position, subtrees: Vec<Root>) -> Option<Self> {
+        let is_right = usize::try_from(size.0.count_ones()) == Ok(subtrees.len());
+        is_right.then_some(Self { size: size.0, subtrees })
+    }
+
+    /// The roots of the perfect subtrees, left to right.
+    pub fn subtrees(&self) -> &[Root] {
+        &self.subtrees
+    }
+
     /// How many leaves it has: the position of the next.
     pub fn size(&self) -> Position {
         Position(self.size)
@@ -73,6 +85,11 @@ mod tests {
         let mut range = CompactRange::default();
         for size in 0..leaves.len() {
             assert_eq!(range.root(), reference(&leaves[..size]), "size {size}");
+            let mut parts = range.subtrees().to_vec();
+            let again = CompactRange::from_parts(range.size(), parts.clone());
+            assert_eq!(again, Some(range.clone()));
+            parts.push([0; 32]);
+            assert_eq!(CompactRange::from_parts(range.size(), parts), None);
             range.push(record::hash(leaves[size]));
         }
     }

@@ -24,7 +24,7 @@ impl Keeper {
     /// Starts. `tree` is what the writer adds to; the head file is as of its size now or earlier.
     pub fn spawn(
         path: PathBuf,
-        key: LogKey,
+        key: Arc<LogKey>,
         tree: Arc<Mutex<CompactRange>>,
     ) -> std::io::Result<Self> {
         let (end, ended) = mpsc::channel();

@@ -58,6 +58,8 @@ struct State {
     /// Free slots between others: a power cut stopped the making of several keys, of which none is
     /// used then.
     holes: HashSet<KeySlot>,
+    /// Those that were since the file was opened, in that order.
+    overwritten: Vec<KeySlot>,
     /// The first slot never used.
     next: u32,
     /// How many slots the file has, all of them durable.
@@ -119,6 +121,7 @@ impl FileVault {
             index: Index::default(),
             destroyed: HashSet::new(),
             holes: HashSet::new(),
+            overwritten: Vec::new(),
             next: 1,
             slots: u32::try_from(slots.len()).map_err(|_| VaultError::Foreign)?,
         };
@@ -215,6 +218,7 @@ impl State {
             self.file.write_all_at(&tombstone, offset(slot.0))?;
             self.index.remove(*slot, &key);
             self.destroyed.insert(*slot);
+            self.overwritten.push(*slot);
         }
         if keys.is_empty() { Ok(()) } else { Ok(self.file.sync_data()?) }
     }
@@ -229,10 +233,10 @@ impl State {
         remove_if_there(path)?;
         let mut file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let mut chunk = vec![0; CHUNK_SLOTS as usize * SLOT_BYTES];
         for first in (0..self.slots).step_by(CHUNK_SLOTS as usize) {
-            // Growth that a power cut interrupted may have left part of a chunk.
-            chunk.truncate((self.slots - first) as usize * SLOT_BYTES);
+            // The last chunk is shorter in a copy, and where a power cut interrupted the file's growth.
+            let count = CHUNK_SLOTS.min(self.slots - first);
+            let mut chunk = vec![0; count as usize * SLOT_BYTES];
             self.file.read_exact_at(&mut chunk, offset(first))?;
             let (slots, _) = chunk.as_chunks_mut::<SLOT_BYTES>();
             for (number, slot) in (first..).map(KeySlot).zip(slots) {
@@ -392,6 +396,9 @@ impl Vault for FileVault {
         Ok(())
     }
 }
+
+mod copy;
+pub use copy::{Mark, inspect, place};
 
 #[cfg(test)]
 mod tests;

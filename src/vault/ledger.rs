@@ -11,6 +11,7 @@
 //!
 //! It names no person: a fingerprint is a hash of a random key that is gone.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -18,6 +19,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Fingerprint;
+use super::master::sync_parent;
 use crate::log::record::KeySlot;
 
 const TITLE: &str = "countersign erasure ledger v1";
@@ -67,6 +69,35 @@ pub fn create_new(path: &Path) -> Result<(), LedgerError> {
     create().map_err(|error| LedgerError::Io { path: path.to_owned(), error })
 }
 
+/// Has the ledger at `path` say all that another one's text says, durably on return; where there is
+/// none, it becomes that text. What it says already stays.
+pub fn merge(path: &Path, other: &str) -> Result<(), LedgerError> {
+    let theirs = Entries::parse(other)?;
+    if !path.exists() {
+        let create = || {
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(other.as_bytes())?;
+            file.sync_all()?;
+            sync_parent(path)
+        };
+        return create().map_err(|error| LedgerError::Io { path: path.to_owned(), error });
+    }
+    let (mut ledger, ours) = Ledger::open(path)?;
+    let known: HashSet<_> = ours.erased.iter().collect();
+    let missing: Vec<_> =
+        theirs.erased.into_iter().filter(|erased| !known.contains(erased)).collect();
+    if !missing.is_empty() {
+        ledger.erased(&missing)?;
+    }
+    if theirs.epoch > ours.epoch { ledger.epoch(theirs.epoch) } else { Ok(()) }
+}
+
+/// The newest epoch that the text of a ledger knows of.
+pub fn newest_epoch(text: &str) -> Result<u32, LedgerError> {
+    Ok(Entries::parse(text)?.epoch)
+}
+
 impl Ledger {
     /// Opens a ledger and reads all of it. A last line that a power cut interrupted is removed: what
     /// it was about had not begun.
@@ -78,17 +109,14 @@ impl Ledger {
         if whole < text.len() {
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(io)?;
         }
-        let mut entries = Entries::default();
-        for (number, line) in (1..).zip(text[..whole].lines()) {
-            let is_good = if number == 1 { line == TITLE } else { entries.add(line).is_some() };
-            if !is_good {
-                return Err(LedgerError::Damaged(number));
-            }
-        }
-        if entries.epoch == 0 {
-            return Err(LedgerError::Damaged(1));
-        }
+        let entries = Entries::parse(&text[..whole])?;
         Ok((Self { path: path.to_owned(), file }, entries))
+    }
+
+    /// All of it, as it is stored.
+    pub(super) fn text(&self) -> Result<String, LedgerError> {
+        fs::read_to_string(&self.path)
+            .map_err(|error| LedgerError::Io { path: self.path.clone(), error })
     }
 
     /// Says, durably, that these keys are destroyed.
@@ -122,6 +150,17 @@ fn line(mut body: String) -> String {
 }
 
 impl Entries {
+    fn parse(text: &str) -> Result<Self, LedgerError> {
+        let mut entries = Self::default();
+        for (number, line) in (1..).zip(text.lines()) {
+            let is_good = if number == 1 { line == TITLE } else { entries.add(line).is_some() };
+            if !is_good {
+                return Err(LedgerError::Damaged(number));
+            }
+        }
+        if entries.epoch == 0 { Err(LedgerError::Damaged(1)) } else { Ok(entries) }
+    }
+
     fn add(&mut self, text: &str) -> Option<()> {
         let (body, _) = text.rsplit_once(' ')?;
         if line(body.to_owned()).strip_suffix('\n') != Some(text) {
@@ -177,6 +216,29 @@ mod tests {
             ledger.epoch(2).unwrap();
             assert_eq!(fs::read(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn merging_adds_what_is_missing_and_takes_nothing_away() {
+        let (directory, path, text) = written();
+        let text = String::from_utf8(text).unwrap();
+        let copy = directory.path().join("copy");
+        merge(&copy, &text).unwrap();
+        assert_eq!(fs::read_to_string(&copy).unwrap(), text);
+        // Each of the two goes on by itself.
+        Ledger::open(&copy).unwrap().0.erased(&[(KeySlot(1), [3; 16])]).unwrap();
+        let (mut ledger, _) = Ledger::open(&path).unwrap();
+        ledger.erased(&[(KeySlot(2), [4; 16])]).unwrap();
+        ledger.epoch(3).unwrap();
+        for _ in 0..2 {
+            merge(&copy, &ledger.text().unwrap()).unwrap();
+            let (_, entries) = Ledger::open(&copy).unwrap();
+            let slots: Vec<u32> = entries.erased.iter().map(|(slot, _)| slot.0).collect();
+            assert_eq!((slots, entries.epoch), (vec![7, 9, 1, 2], 3));
+        }
+        merge(&copy, &text).unwrap();
+        assert_eq!(newest_epoch(&fs::read_to_string(&copy).unwrap()).unwrap(), 3);
+        assert!(merge(&copy, &text[1..]).is_err());
     }
 
     #[test]

@@ -125,6 +125,16 @@ impl KeyFile {
         read(&self.path, !self.is_credential)
     }
 
+    /// Whether there is a key of this epoch. Unlike [`KeyFile::resolve`], it changes nothing.
+    pub fn has(&self, epoch: u32) -> Result<bool, MasterKeyError> {
+        let next = self.next();
+        let is_next = self.can_be_replaced()
+            && next.exists()
+            && read(&next, true).is_ok_and(|key| key.epoch == epoch);
+        // A move that was interrupted may have overwritten the older one.
+        Ok(is_next || read(&self.path, !self.is_credential)?.epoch == epoch)
+    }
+
     /// Puts the next key beside the one that holds, durably.
     pub(super) fn stage(&self, key: &MasterKey) -> Result<(), MasterKeyError> {
         let next = self.next();

@@ -200,6 +200,22 @@ impl Views {
         write_synced(&self.directory.join(TRUST), CLOSED)
     }
 
+    /// Whether both hold the same, row for row.
+    pub fn same_as(&self, other: &Self) -> Result<bool, ViewsError> {
+        for views in [self, other] {
+            views.settle(&mut views.write_recent())?;
+        }
+        let mut theirs = other.db.iter();
+        for ours in self.db.iter() {
+            let ours = ours.map_err(engine)?;
+            match theirs.next().transpose().map_err(engine)? {
+                Some(theirs) if theirs == ours => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(theirs.next().is_none())
+    }
+
     /// Has the views rebuilt at the next start.
     pub fn distrust(&self) -> Result<(), ViewsError> {
         write_synced(&self.directory.join(TRUST), "")

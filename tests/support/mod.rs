@@ -69,6 +69,13 @@ impl Place {
         self.command().args(arguments).output().unwrap()
     }
 
+    /// Runs a command to its end, while others go on.
+    pub async fn run_async(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command();
+        command.args(arguments);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
     /// Runs `serve` where it must fail, and gives its message.
     pub fn refusal(&self) -> String {
         let mut child = self.serve().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

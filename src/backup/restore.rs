@@ -1,0 +1,193 @@
+//! Restore: the data directory is built again from a backup, beside whatever is there, checked, and
+//! put in its place last. Nothing is overwritten: data that is there is moved aside.
+//!
+//! What was erased since the backup stays erased. The ledger that is there gets what the backup's says
+//! too, and the vault's copy is opened with it, which destroys again what it names. A copy from before
+//! the newest epoch is refused; its master key is gone, and nothing would open.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use super::BackupError;
+use super::backup_dir::Backup;
+use super::durable::{At as _, create, directory, sync_parent};
+use crate::domain::Position;
+use crate::log::head::{self, Checkpoint, LogKey};
+use crate::log::record::{self, KeySlot};
+use crate::log::sled::SledLog;
+use crate::log::tree::CompactRange;
+use crate::log::{Append, Log as _, LogError, PAGE, durability};
+use crate::vault::file::{FileVault, Places};
+use crate::vault::master::KeyFile;
+use crate::vault::{Vault as _, VaultError, ledger};
+
+/// Where to restore to, and with which keys.
+pub struct Target<'a> {
+    /// The directory of log, vault and head file. Nobody uses it.
+    pub data: &'a Path,
+    /// The erasure ledger.
+    pub ledger: &'a Path,
+    /// The key of the vault.
+    pub master_key: KeyFile,
+    /// What manifests and head files are signed with.
+    pub log_key: &'a LogKey,
+    /// What the log may keep in memory meanwhile.
+    pub cache_bytes: u64,
+    /// Whether what is newer than the backup may be lost.
+    pub lose_newer: bool,
+}
+
+/// What was restored.
+#[derive(Debug)]
+pub struct Restored {
+    /// How many records.
+    pub head: Position,
+    /// Where the data is now that was there before.
+    pub moved_to: Option<PathBuf>,
+}
+
+/// Restores a backup. `progress` is told how many of how many records are there.
+pub fn restore(
+    from: &Path,
+    target: Target<'_>,
+    mut progress: impl FnMut(Position, Position),
+) -> Result<Restored, BackupError> {
+    let backup = Backup::open(from, target.log_key)?;
+    let known = if target.lose_newer { None } else { known(&target)? };
+    if let Some(known) = known.filter(|known| known.size > backup.head()) {
+        return Err(BackupError::Older { backup: backup.head(), known: known.size });
+    }
+    let epoch = backup.check_vault()?;
+    if !target.master_key.has(epoch).map_err(VaultError::from)? {
+        return Err(BackupError::OlderEpoch { path: from.to_owned(), epoch });
+    }
+
+    let unfinished = target.data.with_extension("unfinished");
+    match fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).at(&unfinished)?,
+        _ => {}
+    }
+    DirBuilder::new().mode(0o700).create(&unfinished).at(&unfinished)?;
+    let keys = restore_log(&backup, &target, &unfinished, known, &mut progress)?;
+    restore_vault(&backup, target.ledger, target.master_key, &unfinished, &keys)?;
+    let checkpoint = Checkpoint { size: backup.head(), root: backup.root() };
+    head::write(&unfinished.join("head"), target.log_key, &checkpoint)?;
+    File::open(&unfinished).and_then(|directory| directory.sync_all()).at(&unfinished)?;
+
+    let moved_to = move_aside(target.data)?;
+    fs::rename(&unfinished, target.data).at(target.data)?;
+    sync_parent(target.data)?;
+    Ok(Restored { head: backup.head(), moved_to })
+}
+
+/// How far the data had come that is there; `None`: there is none.
+fn known(target: &Target<'_>) -> Result<Option<Checkpoint>, BackupError> {
+    let is_data = |entry: &fs::DirEntry| entry.file_name() != "lock";
+    match fs::read_dir(target.data) {
+        Ok(mut entries) => {
+            if !entries.any(|entry| entry.is_ok_and(|entry| is_data(&entry))) {
+                return Ok(None);
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).at(target.data),
+    }
+    let path = target.data.join("head");
+    let read = || target.log_key.verify(&String::from_utf8_lossy(&fs::read(&path)?));
+    match read() {
+        Ok(known) => Ok(Some(known)),
+        Err(error) => Err(BackupError::HeadUnreadable { path, error }),
+    }
+}
+
+/// Where the first record is that is sealed under each key.
+type Keys = HashMap<KeySlot, Position>;
+
+fn restore_log(
+    backup: &Backup,
+    target: &Target<'_>,
+    to: &Path,
+    known: Option<Checkpoint>,
+    progress: &mut dyn FnMut(Position, Position),
+) -> Result<Keys, BackupError> {
+    durability::make_flush_durable();
+    let place = to.join("log");
+    SledLog::create(&place)?;
+    let log = SledLog::open(&place, target.cache_bytes)?;
+    let mut keys = Keys::new();
+    let mut page: Vec<Vec<u8>> = Vec::with_capacity(PAGE);
+    let mut flush = |page: &mut Vec<Vec<u8>>, end: Position| {
+        let first = Position(end.0 - page.len() as u64);
+        match log.append(first, page)? {
+            Append::Appended => page.clear(),
+            // It is ours alone.
+            Append::Conflict { .. } | Append::Unknown => return Err(LogError::Gap(first)),
+        }
+        progress(end, backup.head());
+        Ok(())
+    };
+    let is_known = |tree: &CompactRange| {
+        known.is_none_or(|known| known.size != tree.size() || known.root == tree.root())
+    };
+    backup.records(|position, bytes, tree| {
+        let (header, _) =
+            record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
+        keys.entry(header.slot).or_insert(position);
+        if !is_known(tree) {
+            return Err(BackupError::Diverged(tree.size()));
+        }
+        page.push(bytes.to_vec());
+        if page.len() == PAGE {
+            flush(&mut page, tree.size())?;
+        }
+        Ok(())
+    })?;
+    flush(&mut page, backup.head())?;
+    Ok(keys)
+}
+
+fn restore_vault(
+    backup: &Backup,
+    ledger: &Path,
+    master_key: KeyFile,
+    to: &Path,
+    keys: &Keys,
+) -> Result<(), BackupError> {
+    let (copy, path) = (backup.places().vault(), to.join("vault"));
+    let mut from = File::open(&copy).at(&copy)?;
+    let mut file = create(&path)?;
+    std::io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).at(&path)?;
+    let text = backup.places().ledger();
+    let text = fs::read_to_string(&text).at(&text)?;
+    if let Some(parent) = ledger.parent() {
+        directory(parent)?;
+    }
+    ledger::merge(ledger, &text)?;
+    let places = Places { vault: path, ledger: ledger.to_owned(), master_key };
+    let vault = FileVault::open(places, &mut rand::rng())?;
+    for (slot, position) in keys {
+        match vault.key(*slot) {
+            Ok(_) | Err(VaultError::Destroyed(_)) => {}
+            Err(VaultError::Missing(_)) => return Err(BackupError::Keyless(*position)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The vault was copied after the log, and may have keys of what came later.
+    let of_any_time = Position(u64::MAX);
+    vault.destroy_unused(|slot| keys.contains_key(&slot), of_any_time, &mut rand::rng())?;
+    Ok(())
+}
+
+/// Gives what is there another name.
+fn move_aside(data: &Path) -> Result<Option<PathBuf>, BackupError> {
+    if !data.exists() {
+        return Ok(None);
+    }
+    let aside = (1u32..).map(|number| data.with_extension(format!("before-restore-{number}")));
+    let Some(aside) = aside.into_iter().find(|aside| !aside.exists()) else { return Ok(None) };
+    fs::rename(data, &aside).at(data)?;
+    Ok(Some(aside))
+}

@@ -1,0 +1,232 @@
+//! `verify`: whether what is stored is whole. Names the first bad position.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::directory::{Directory, Truth};
+use super::output::print;
+use super::progress::Bar;
+use crate::backup::segment::SegmentError;
+use crate::backup::{Backup, BackupError};
+use crate::config::Config;
+use crate::domain::Position;
+use crate::log::LogError;
+use crate::log::head::HeadError;
+use crate::service::store::{SlotCounts, Store, StoreError};
+use crate::vault::VaultError;
+use crate::views::Views;
+
+/// Check what is stored, or a backup: records, root, vault, views; the server must not run.
+#[derive(Debug, clap::Args)]
+pub(super) struct Verify {
+    /// A backup, instead of the data
+    #[arg(value_name = "BACKUP", conflicts_with = "deep")]
+    backup: Option<PathBuf>,
+    /// Open every record too, and compare the views with such as are built from nothing
+    #[arg(long)]
+    deep: bool,
+}
+
+/// What is stored is not as it was written.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Bad(String);
+
+/// What is known of the views.
+enum Found {
+    Match,
+    /// They match as far as was looked.
+    LookGood,
+    /// The next start rebuilds them by itself.
+    ToBeRebuilt,
+}
+
+impl Verify {
+    /// Verifies, with a progress bar on a terminal.
+    pub(super) fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
+        let bar = Bar::new();
+        let verified = match &self.backup {
+            Some(path) => verify_backup(directory, path, &bar).map(|head| (head, None)),
+            None => verify_data(directory, self.deep, &bar).map(|(head, v)| (head, Some(v))),
+        };
+        drop(bar);
+        match verified {
+            Ok((records, views)) => {
+                let views = views.map(|views| match views {
+                    Found::Match => "match the log",
+                    Found::LookGood => "end where the log says",
+                    Found::ToBeRebuilt => "will be rebuilt at the next start",
+                });
+                let value = json!({ "good": true, "records": records.0, "views": views });
+                print(as_json, &value, || match views {
+                    Some(views) => {
+                        format!("good: {records} records, each with its key; the views {views}")
+                    }
+                    None => format!("good: {records} records, and the vault's copy"),
+                });
+                Ok(())
+            }
+            Err(error) => {
+                let Some(Finding(position)) = finding(&error) else { return Err(error) };
+                let text = super::message(&error);
+                if as_json {
+                    let position = position.map(|position| position.0);
+                    let value = json!({ "good": false, "position": position, "problem": text });
+                    print(true, &value, String::new);
+                }
+                Err(Bad(text).into())
+            }
+        }
+    }
+}
+
+fn verify_backup(directory: &Directory, path: &Path, bar: &Bar) -> anyhow::Result<Position> {
+    let key = directory.log_key()?;
+    loop {
+        let backup = Backup::open(path, &key)?;
+        let checked = backup.records(|position, _, _| {
+            bar.show(position, backup.head());
+            Ok::<_, BackupError>(())
+        });
+        let checked = checked.and_then(|()| backup.check_vault().map(drop));
+        let Err(error) = checked else { return Ok(backup.head()) };
+        // Whoever writes to it may just have put a segment in the place of a tail.
+        if Backup::open(path, &key)?.head() == backup.head() {
+            return Err(error.into());
+        }
+    }
+}
+
+fn verify_data(directory: &Directory, deep: bool, bar: &Bar) -> anyhow::Result<(Position, Found)> {
+    let config = directory.config()?;
+    let truth = directory.open_truth(&config, |done, end| bar.show(done, end))?;
+    let head = truth.source.log.head()?;
+    let found = if deep {
+        let scratch = directory.join("views.verify");
+        Views::delete(&scratch)?;
+        let found = compare(directory, &config, &truth, &scratch, bar);
+        Views::delete(&scratch)?;
+        found?
+    } else {
+        match live_views(directory, &config, &truth) {
+            Some(store) if store.views_match()? => {
+                store.views.close()?;
+                Found::LookGood
+            }
+            _ => Found::ToBeRebuilt,
+        }
+    };
+    Ok((head, found))
+}
+
+/// Opens every record into views that begin with nothing, and compares them with those that are there.
+fn compare(
+    directory: &Directory,
+    config: &Config,
+    truth: &Truth,
+    scratch: &Path,
+    bar: &Bar,
+) -> anyhow::Result<Found> {
+    let rebuilt = with_views(truth, Views::open(scratch, cache_bytes(config))?);
+    let end = rebuilt.log.head()?;
+    rebuilt.catch_up(|done| bar.show(done, end))?;
+    let live = live_views(directory, config, truth);
+    // What a start does: the newest rows of a server that was killed are only in the log.
+    let live =
+        live.filter(|live| live.views_match().unwrap_or(false) && live.catch_up(|_| ()).is_ok());
+    let Some(live) = live else { return Ok(Found::ToBeRebuilt) };
+    if !live.views.same_as(&rebuilt.views)? {
+        let text = "the views are not what the log says; run `countersign views rebuild`";
+        return Err(Bad(text.to_owned()).into());
+    }
+    live.views.close()?;
+    Ok(Found::Match)
+}
+
+/// The views that are there; `None`: they are not, or cannot be believed.
+fn live_views(directory: &Directory, config: &Config, truth: &Truth) -> Option<Store> {
+    let path = directory.join("views");
+    let views = path.exists().then(|| Views::open(&path, cache_bytes(config)));
+    Some(with_views(truth, views?.ok()?))
+}
+
+fn with_views(truth: &Truth, views: Views) -> Store {
+    let (log, vault) = (Arc::clone(&truth.source.log), Arc::clone(&truth.source.vault));
+    Store { log, vault, views, counts: SlotCounts::default() }
+}
+
+fn cache_bytes(config: &Config) -> u64 {
+    config.storage.views_cache_mib << 20
+}
+
+/// What is stored is bad, at a position where it has one.
+struct Finding(Option<Position>);
+
+const NOWHERE: Option<Finding> = Some(Finding(None));
+
+/// Whether an error says that what is stored is bad; `None`: it is about something else.
+fn finding(error: &anyhow::Error) -> Option<Finding> {
+    if error.is::<Bad>() {
+        return NOWHERE;
+    }
+    if let Some(error) = error.downcast_ref::<HeadError>() {
+        return of_head(error);
+    }
+    if let Some(error) = error.downcast_ref::<LogError>() {
+        return of_log(error);
+    }
+    if let Some(error) = error.downcast_ref::<VaultError>() {
+        return of_vault(error);
+    }
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::Sealed(position, _) | StoreError::Event(position, _)) => {
+            return Some(Finding(Some(*position)));
+        }
+        Some(StoreError::Log(error)) => return of_log(error),
+        Some(StoreError::Vault(error)) => return of_vault(error),
+        _ => {}
+    }
+    match error.downcast_ref::<BackupError>()? {
+        BackupError::Segment { error: SegmentError::Record(position, _), .. }
+        | BackupError::Missing { position, .. } => Some(Finding(Some(*position))),
+        BackupError::Segment { .. }
+        | BackupError::Manifest(_)
+        | BackupError::Unfinished(_)
+        | BackupError::Changed { .. }
+        | BackupError::VaultCut { .. } => NOWHERE,
+        BackupError::Vault(error) => of_vault(error),
+        _ => None,
+    }
+}
+
+fn of_head(error: &HeadError) -> Option<Finding> {
+    match error {
+        HeadError::Io(_) => None,
+        HeadError::Missing(_) | HeadError::Invalid | HeadError::Changed(_) => NOWHERE,
+        HeadError::Lost { head, .. } => Some(Finding(Some(*head))),
+        HeadError::Log(error) => of_log(error),
+    }
+}
+
+fn of_log(error: &LogError) -> Option<Finding> {
+    match error {
+        LogError::Io(_) => None,
+        LogError::Missing(_) | LogError::Engine(_) => NOWHERE,
+        LogError::Gap(position) | LogError::Damaged(position, _) => Some(Finding(Some(*position))),
+    }
+}
+
+fn of_vault(error: &VaultError) -> Option<Finding> {
+    match error {
+        VaultError::Gone(_)
+        | VaultError::Foreign
+        | VaultError::Damaged(_)
+        | VaultError::Missing(_)
+        | VaultError::Outdated { .. }
+        | VaultError::NewerThanLog { .. }
+        | VaultError::Duplicate(_) => NOWHERE,
+        _ => None,
+    }
+}
