@@ -4,28 +4,37 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, and what of ours it may import.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("domain", &[]),
     ("proto", &[]),
     ("policy", &["domain"]),
     ("telemetry", &[]),
+    ("metrics", &[]),
+    ("hardening", &[]),
+    ("ops", &[]),
     ("seal", &["domain"]),
     ("receipt", &["domain"]),
     ("export", &["domain", "policy"]),
-    ("log", &["domain", "proto", "seal"]),
+    ("log", &["domain", "metrics", "proto", "seal"]),
     ("vault", &["domain", "log", "seal"]),
     ("views", &["domain", "log"]),
-    ("service", &["domain", "export", "log", "policy", "receipt", "seal", "vault", "views"]),
-    ("grpc", &["domain", "proto", "service"]),
+    (
+        "service",
+        &["domain", "export", "log", "metrics", "policy", "receipt", "seal", "vault", "views"],
+    ),
+    ("grpc", &["domain", "metrics", "proto", "service"]),
     ("webhook", &["domain", "service"]),
-    ("config", &["domain", "grpc", "telemetry"]),
+    ("config", &["domain", "grpc", "ops", "telemetry"]),
     (
         "cli",
         &[
             "config",
             "domain",
             "grpc",
+            "hardening",
             "log",
+            "metrics",
+            "ops",
             "policy",
             "proto",
             "receipt",

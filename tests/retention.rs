@@ -10,7 +10,7 @@ use countersign::domain::{
     Purpose, RequestId, RequestKind, RequestStep, RestrictionKind, Role, Seats, Terms, Timestamp,
 };
 use countersign::log::memory::{Fault, MemoryLog};
-use countersign::policy::Policy;
+use countersign::policy::{CurrentPolicy, Policy};
 use countersign::receipt::KeyRing;
 use countersign::seal::actor::{ActorKey, ActorSeal};
 use countersign::service::activation::Activate;
@@ -43,7 +43,7 @@ struct World {
     vault: Arc<dyn Vault>,
     clock: SetClock,
     views: tempfile::TempDir,
-    policy: Arc<Policy>,
+    policy: CurrentPolicy,
 }
 
 fn at(text: &str) -> Timestamp {
@@ -63,7 +63,7 @@ impl World {
             vault: Arc::new(MemoryVault::new(&mut rand::rng())),
             clock: SetClock(Arc::new(Mutex::new(at(now)))),
             views: tempfile::tempdir().unwrap(),
-            policy: Arc::new(Policy::parse(&policy).unwrap()),
+            policy: Policy::parse(&policy).unwrap().into(),
         }
     }
 
@@ -99,14 +99,14 @@ impl World {
             clock: Arc::new(self.clock.clone()),
             rng: Box::new(StdRng::from_rng(&mut rand::rng())),
             queue: 64,
-            policy: Arc::clone(&self.policy),
+            policy: self.policy.clone(),
         })
         .unwrap();
         let keys: [ActorKey; 2] = std::array::from_fn(|_| ActorKey::generate(&mut rand::rng()));
         let settings = Settings {
             issuer: "https://licenses.example.com".to_owned(),
             leases: HashMap::new(),
-            policy: Arc::clone(&self.policy),
+            policy: self.policy.clone(),
             actor_seal: ActorSeal::for_keys(keys.each_ref()),
             webhooks: HashSet::new(),
         };
@@ -225,10 +225,10 @@ async fn address_and_license_go_after_the_license_ends_and_nothing_of_others() {
 
 #[tokio::test]
 async fn names_go_when_the_policy_turns_them_off() {
-    let mut world = World::new("2026-03-01");
-    let off = Arc::clone(&world.policy);
+    let world = World::new("2026-03-01");
+    let off = world.policy.get();
     let on = countersign::policy::DEFAULT.replace("enabled = false", "enabled = true");
-    world.policy = Arc::new(Policy::parse(&on).unwrap());
+    world.policy.replace(Policy::parse(&on).unwrap());
     let server = world.server();
     let terms = Terms {
         product: Product::parse("App").unwrap(),
@@ -241,9 +241,8 @@ async fn names_go_when_the_policy_turns_them_off() {
     let issuer = staff(Role::Issuer);
     server.issue(&issuer, email("ada"), Some(name), terms, nonce).await.unwrap();
     assert_eq!(server.sweep(false).await.unwrap().subjects, 0);
-    drop(server);
-    world.policy = off;
-    let server = world.server();
+    // As a reload does it: services, sweeps and the writer that is there go by it.
+    world.policy.replace(Policy::clone(&off));
     let swept = server.sweep(false).await.unwrap().records;
     assert_eq!(swept, std::collections::BTreeMap::from([(Category::Name, 1)]));
     assert_eq!(shown(&server, "ada").await, Some(0));

@@ -9,7 +9,7 @@
 //! ledger/            erasures: what was erased, so that no backup brings it back
 //! views/                                                         (rebuilt when missing)
 //! client/            the key pair of the command line, as an app has one
-//! run/listening      the addresses of the running server
+//! run/               listening, ops: the addresses of the running server
 //! ```
 
 use std::fs::{self, File};
@@ -51,7 +51,7 @@ pub(super) struct Directory(PathBuf);
 /// What is stored, opened by this process alone.
 pub(super) struct Opened {
     /// Log, vault and views; the views are up to the log.
-    pub store: Arc<Store>,
+    pub store: Store,
     /// The tree over the log's records.
     pub tree: Arc<Mutex<CompactRange>>,
     /// What the head file is signed with.
@@ -193,6 +193,11 @@ impl Directory {
         self.join("run/listening")
     }
 
+    /// Where the running server says the address of its metrics, if it serves them.
+    pub(super) fn ops_path(&self) -> PathBuf {
+        self.join("run/ops")
+    }
+
     fn master_key(&self) -> KeyFile {
         let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
             .map(|credentials| Path::new(&credentials).join(CREDENTIAL))
@@ -258,7 +263,7 @@ impl Directory {
         let views = self.views(config)?;
         let store = Store { log: Arc::new(log), vault: Arc::new(vault), views, counts };
         let store = self.trusted_views(config, store, progress)?;
-        Ok(Opened { store: Arc::new(store), tree: Arc::new(Mutex::new(tree)), log_key, lock })
+        Ok(Opened { store, tree: Arc::new(Mutex::new(tree)), log_key, lock })
     }
 
     /// Brings the views up to the log; from nothing, if what they hold cannot be believed.

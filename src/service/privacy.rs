@@ -23,6 +23,7 @@ use crate::domain::{
 };
 use crate::export::{self, Facts};
 use crate::log::codec;
+use crate::policy::Policy;
 
 /// How long an erasure may wait for the next epoch.
 pub const FINAL_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -157,15 +158,16 @@ impl Service {
                 (request.subject, self.by(staff, id, Operation::ExportSubject).access)
             }
         };
+        let policy = self.settings.policy.get();
         let stored: Vec<Category> =
-            self.settings.policy.categories.iter().map(|category| category.name).collect();
+            policy.categories.iter().map(|category| category.name).collect();
         self.record(subject, access, &stored).await?;
         let even = Instant::now() + EVEN;
         let (pieces, receiver) = mpsc::channel(PIECES);
         let service = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
             let mut out = PieceWriter { pieces, piece: Vec::with_capacity(PIECE_BYTES) };
-            if let Err(error) = service.write_export(subject, &mut out) {
+            if let Err(error) = service.write_export(subject, &policy, &mut out) {
                 // Whoever asked may be gone.
                 let _ = out.pieces.blocking_send(Err(error));
             }
@@ -174,7 +176,12 @@ impl Service {
         Ok(receiver)
     }
 
-    fn write_export(&self, subject: SubjectId, out: &mut PieceWriter) -> Result<(), ServiceError> {
+    fn write_export(
+        &self,
+        subject: SubjectId,
+        policy: &Policy,
+        out: &mut PieceWriter,
+    ) -> Result<(), ServiceError> {
         let is_known = subject != SubjectId::NOBODY;
         let positions = if is_known { positions(&self.store, subject)? } else { Vec::new() };
         let events = self.store.events(positions)?;
@@ -192,7 +199,7 @@ impl Service {
             events: &events,
             waiting: &waiting,
             in_log: &in_log,
-            policy: &self.settings.policy,
+            policy,
             now: self.clock.now(),
         };
         let sign =
@@ -221,7 +228,7 @@ impl Service {
     }
 
     pub(super) fn names_allowed(&self, name: Option<&PersonName>) -> Result<(), Rejection> {
-        let is_stored = self.settings.policy.category(Category::Name).is_some();
+        let is_stored = self.settings.policy.get().category(Category::Name).is_some();
         if name.is_none() || is_stored { Ok(()) } else { Err(Rejection::NamesOff) }
     }
 
@@ -339,12 +346,12 @@ impl Service {
 
     /// Looks through the persons from an id on.
     fn read_expired(&self, from: SubjectId) -> Result<ExpiredPage, ServiceError> {
-        let now = self.clock.now();
+        let (now, policy) = (self.clock.now(), self.settings.policy.get());
         let page = self.store.views.subjects(from, SWEEP_PAGE)?;
         let next = page.last().filter(|_| page.len() == SWEEP_PAGE).and_then(SubjectId::next);
         let mut expired = Vec::new();
         for subject in page {
-            let keys = expired_keys(&self.store, &self.settings.policy, subject, now)?;
+            let keys = expired_keys(&self.store, &policy, subject, now)?;
             if !keys.is_empty() {
                 let records = records_under(&self.store, subject, &keys)?;
                 expired.push((subject, by_category(records)));

@@ -31,7 +31,7 @@ use crate::domain::{
 use crate::log::record::{self, Header, KeySlot, RecordHash};
 use crate::log::tree::CompactRange;
 use crate::log::{Append, LogError, codec};
-use crate::policy::Policy;
+use crate::policy::CurrentPolicy;
 use crate::seal::{DataKey, LookupTag, RecordId, RecordKey, TooLong};
 use crate::service::clock::Clock;
 use crate::service::erasure;
@@ -92,7 +92,7 @@ pub struct Parts {
     /// How many requests may wait.
     pub queue: usize,
     /// For how long data is kept.
-    pub policy: Arc<Policy>,
+    pub policy: CurrentPolicy,
 }
 
 /// Carries to its end what the last process began, so that nobody meets it half done, and starts the
@@ -127,7 +127,7 @@ struct Writer {
     tree: Arc<Mutex<CompactRange>>,
     clock: Arc<dyn Clock>,
     rng: Box<dyn CryptoRng + Send>,
-    policy: Arc<Policy>,
+    policy: CurrentPolicy,
     /// The next position.
     head: Position,
     /// Part of the views, as of `head`.
@@ -177,7 +177,12 @@ impl Writer {
                     jobs.push(job);
                 }
             }
+            // Who asked has given up; what is not decided is not acknowledged either.
+            jobs.retain(|job| !job.answer.is_closed());
             answered = jobs.len();
+            if jobs.iter().any(|job| matches!(job.request, Request::End)) {
+                queue.close();
+            }
             // On an error `jobs` and `queue` are dropped: everyone who waits learns that it stopped.
             let mut answers = Vec::with_capacity(jobs.len());
             let shares = |a: &Job, b: &Job| !a.request.is_alone() && !b.request.is_alone();
@@ -207,6 +212,7 @@ impl Writer {
                 self.close_days(*before)?;
                 return Ok(vec![Ok(Granted::default())]);
             }
+            [Job { request: Request::End, .. }] => return Ok(vec![Ok(Granted::default())]),
             _ => {}
         }
         let answers = self.commit(jobs)?;
@@ -342,7 +348,7 @@ impl Writer {
                 Command::Subject(*subject, erase)
             }
             // They have batches of their own, and no rule.
-            Request::MoveEpoch | Request::Settle(..) | Request::CloseDays(_) => {
+            Request::MoveEpoch | Request::Settle(..) | Request::CloseDays(_) | Request::End => {
                 return Ok(Err(Rejection::MasterKeyFixed));
             }
         }))

@@ -54,7 +54,9 @@ impl Writer {
                 keys.into_iter().map(|(_, slot)| slot).collect()
             }
             ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
-            ErasureReason::Retention => erasure::expired_keys(&store, &self.policy, subject, now)?,
+            ErasureReason::Retention => {
+                erasure::expired_keys(&store, &self.policy.get(), subject, now)?
+            }
         };
         let records = erasure::records_under(&store, subject, &keys)?;
         store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
