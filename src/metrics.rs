@@ -1,4 +1,4 @@
-//! What the server counts about itself, for Prometheus, as OpenMetrics text.
+//! What the server counts about itself, for Prometheus, as `OpenMetrics` text.
 //!
 //! Nothing here is about a person: label values come from fixed sets, and there is none of a customer, a
 //! product, a member of staff or an address. `docs/operating.md` says what each metric means and when

@@ -77,7 +77,7 @@ impl fmt::Display for LoopbackAddr {
     }
 }
 
-/// A page: what kind of text, and the text. `None`: it cannot be made now.
+/// The text of a page. `None`: it cannot be made now.
 pub type Page = Option<String>;
 
 /// Makes the page of metrics at each request. It may take its time: it has a thread for it.
