@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Product;
 use crate::grpc::{Limits, Range};
+use crate::ops::LoopbackAddr;
 use crate::telemetry::LogSettings;
 
 /// Where the erasure ledger lies by default.
@@ -24,10 +25,16 @@ pub const TEMPLATE: &str = include_str!("config.toml");
 pub struct Config {
     /// The `iss` of receipts. It must never change: a retry is answered byte for byte.
     pub issuer: String,
+    /// Seconds that calls under way may take to end when the server is told to. 10.
+    #[serde(default = "drain_seconds")]
+    pub drain_seconds: u16,
     /// For apps.
     pub public: PublicListener,
     /// For staff.
     pub staff: StaffListener,
+    /// For the operator's tools.
+    #[serde(default)]
+    pub ops: Ops,
     /// The ledger of erasures. Best on another disk than the data, beside the backups.
     #[serde(default = "erasure_ledger")]
     pub erasure_ledger: PathBuf,
@@ -103,6 +110,14 @@ pub struct StaffListener {
     pub limits: Limits,
 }
 
+/// The listener for the operator's tools.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ops {
+    /// An address of this machine alone; port 0 takes a free one. Nothing is served without it.
+    pub listen: Option<LoopbackAddr>,
+}
+
 /// Memory and queue.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -129,6 +144,10 @@ impl Storage {
             ("queue", u64::try_from(self.queue).unwrap_or(u64::MAX), 1..=1_000_000),
         ]
     }
+}
+
+fn drain_seconds() -> u16 {
+    10
 }
 
 fn system_cas() -> PathBuf {
@@ -217,6 +236,7 @@ mod tests {
             ("issuer", "isuer", "isuer"),
             ("127.0.0.1:8443", "localhost", "line "),
             ("#= queue = 4096", "[storage]\nqueue = 0", "storage.queue"),
+            ("[public]\n", "[ops]\nlisten = \"0.0.0.0:9464\"\n[public]\n", "this machine"),
             ("[public]\n", "[lease_days]\nApp = 0\n[public]\n", "lease_days"),
         ] {
             let text = TEMPLATE.replacen(right, wrong, 1).replacen("\n#= [storage]", "", 1);

@@ -17,7 +17,7 @@
 //! - [`export`]: all that is held about a person, as one document.
 //! - [`webhook`]: recipients of data are told of rectification and erasure.
 //! - [`policy`]: what may be held, why, for how long, and who gets it.
-//! - [`config`], [`telemetry`], [`cli`]: the operator's side.
+//! - [`config`], [`telemetry`], [`metrics`], [`ops`], [`hardening`], [`cli`]: the operator's side.
 //!
 //! Imports run one way, `cli, grpc → service → {log, vault, views, receipt, export, policy} → seal →
 //! domain`; `tests/architecture.rs` holds each room to it.
@@ -33,7 +33,10 @@ pub mod config;
 pub mod domain;
 pub mod export;
 pub mod grpc;
+pub mod hardening;
 pub mod log;
+pub mod metrics;
+pub mod ops;
 pub mod policy;
 pub mod proto;
 pub mod receipt;

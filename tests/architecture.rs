@@ -4,22 +4,28 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, and what of ours it may import.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("domain", &[]),
     ("proto", &[]),
     ("policy", &["domain"]),
     ("telemetry", &[]),
+    ("metrics", &[]),
+    ("hardening", &[]),
+    ("ops", &[]),
     ("seal", &["domain"]),
     ("receipt", &["domain"]),
     ("export", &["domain", "policy"]),
-    ("log", &["domain", "proto", "seal"]),
+    ("log", &["domain", "metrics", "proto", "seal"]),
     ("vault", &["domain", "log", "seal"]),
     ("backup", &["domain", "log", "vault"]),
     ("views", &["domain", "log"]),
-    ("service", &["domain", "export", "log", "policy", "receipt", "seal", "vault", "views"]),
-    ("grpc", &["backup", "domain", "proto", "service"]),
+    (
+        "service",
+        &["domain", "export", "log", "metrics", "policy", "receipt", "seal", "vault", "views"],
+    ),
+    ("grpc", &["backup", "domain", "metrics", "proto", "service"]),
     ("webhook", &["domain", "service"]),
-    ("config", &["domain", "grpc", "telemetry"]),
+    ("config", &["domain", "grpc", "ops", "telemetry"]),
     (
         "cli",
         &[
@@ -27,7 +33,10 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "config",
             "domain",
             "grpc",
+            "hardening",
             "log",
+            "metrics",
+            "ops",
             "policy",
             "proto",
             "receipt",

@@ -12,7 +12,7 @@ use countersign::domain::{
     RequestStep, RestrictionKind, Role, Seats, Terms,
 };
 use countersign::log::memory::Fault;
-use countersign::policy::Policy;
+use countersign::policy::{CurrentPolicy, Policy};
 use countersign::service::history::Person;
 use countersign::service::{Service, ServiceError};
 use world::{World, activate, at, email, erase, issue, reason, staff, verified};
@@ -97,10 +97,10 @@ async fn address_and_license_go_after_the_license_ends_and_nothing_of_others() {
 
 #[tokio::test]
 async fn names_go_when_the_policy_turns_them_off() {
-    let mut world = World::new("2026-03-01");
-    let off = Arc::clone(&world.policy);
+    let world = World::new("2026-03-01");
+    let off = world.policy.get();
     let on = countersign::policy::DEFAULT.replace("enabled = false", "enabled = true");
-    world.policy = Arc::new(Policy::parse(&on).unwrap());
+    world.policy.replace(Policy::parse(&on).unwrap());
     let server = world.server();
     let terms = Terms {
         product: Product::parse("App").unwrap(),
@@ -113,9 +113,8 @@ async fn names_go_when_the_policy_turns_them_off() {
     let issuer = staff(Role::Issuer);
     server.issue(&issuer, email("ada"), Some(name), terms, nonce).await.unwrap();
     assert_eq!(server.sweep(false).await.unwrap().subjects, 0);
-    drop(server);
-    world.policy = off;
-    let server = world.server();
+    // As a reload does it: services, sweeps and the writer that is there go by it.
+    world.policy.replace(Policy::clone(&off));
     let swept = server.sweep(false).await.unwrap().records;
     assert_eq!(swept, std::collections::BTreeMap::from([(Category::Name, 1)]));
     assert_eq!(shown(&server, "ada").await, Some(0));

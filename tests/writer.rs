@@ -2,6 +2,7 @@
 //! twice.
 
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use countersign::domain::{
     Access, ActivationId, Actor, Category, Email, Event, LicenseCommand, LicenseId, LicenseKey,
@@ -71,7 +72,7 @@ impl World {
             clock: Arc::new(SystemClock),
             rng: Box::new(StdRng::seed_from_u64(2)),
             queue,
-            policy: Arc::new(Policy::parse(countersign::policy::DEFAULT).unwrap()),
+            policy: Policy::parse(countersign::policy::DEFAULT).unwrap().into(),
         })
         .unwrap();
         Server { writer, stopped, store, tree }
@@ -250,6 +251,58 @@ async fn a_full_queue_refuses_at_once_and_loses_nothing() {
     }
     assert!((1..=2).contains(&acknowledged.len()), "{}", acknowledged.len());
     assert_eq!(world.activations(), acknowledged);
+}
+
+/// A log whose appends wait until they may.
+struct GatedLog {
+    log: Arc<MemoryLog>,
+    /// An append begins; an append may go on.
+    gate: Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+}
+
+impl Log for GatedLog {
+    fn head(&self) -> Result<Position, LogError> {
+        self.log.head()
+    }
+
+    fn append(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError> {
+        let gate = self.gate.lock().unwrap();
+        gate.0.send(()).unwrap();
+        gate.1.recv().unwrap();
+        self.log.append(expected, records)
+    }
+
+    fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
+        self.log.read(from, limit)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_any_more_is_not_decided() {
+    let world = World::new();
+    let (begins, begun) = mpsc::channel();
+    let (go_on, may) = mpsc::channel();
+    let log = GatedLog { log: Arc::clone(&world.log), gate: Mutex::new((begins, may)) };
+    let server = world.server_on(Arc::new(log), "a", 16);
+    go_on.send(()).unwrap();
+    server.issue(10).await;
+    begun.recv().unwrap();
+
+    let writer = server.writer.clone();
+    let first = tokio::spawn(async move { writer.ask(activate(1)).await });
+    begun.recv().unwrap();
+    // The writer is busy: these two wait, and one of them gives up.
+    let given_up = tokio::time::timeout(Duration::ZERO, server.activate(2)).await;
+    assert!(given_up.is_err());
+    let writer = server.writer.clone();
+    let third = tokio::spawn(async move { writer.ask(activate(3)).await });
+    go_on.send(()).unwrap();
+    begun.recv().unwrap();
+    go_on.send(()).unwrap();
+    for answer in [first, third] {
+        assert!(answer.await.unwrap().unwrap().is_ok());
+    }
+    assert_eq!(world.activations(), [id(1), id(3)]);
 }
 
 #[tokio::test]

@@ -80,7 +80,8 @@ impl Connect {
         let ca = self.ca.clone().unwrap_or_else(|| directory.join("tls/server-ca.pem"));
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&ca)?));
         if let Some((certificate, key)) = identity {
-            tls = tls.identity(Identity::from_pem(read(&certificate)?, read(&key)?));
+            let key = zeroize::Zeroizing::new(read(&key)?);
+            tls = tls.identity(Identity::from_pem(read(&certificate)?, key));
         }
         let endpoint = Endpoint::from_shared(url.clone())
             .and_then(|endpoint| endpoint.tls_config(tls))

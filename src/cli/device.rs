@@ -4,6 +4,7 @@
 use std::fs;
 
 use anyhow::Context as _;
+use zeroize::Zeroizing;
 
 use super::dev_ca::write_new;
 use super::directory::Directory;
@@ -17,7 +18,7 @@ pub(super) fn binding(directory: &Directory) -> anyhow::Result<Binding> {
         fs::create_dir_all(directory.join("client"))?;
         write_new(&path, KeyRing::generate(&mut rand::rng()).to_jwks().as_bytes(), 0o600)?;
     }
-    let keys = fs::read_to_string(&path)?;
+    let keys = Zeroizing::new(fs::read_to_string(&path)?);
     let keys =
         KeyRing::from_jwks(&keys).with_context(|| format!("{} is not valid", path.display()))?;
     Ok(Binding::from_bytes(*keys.current().as_bytes()))

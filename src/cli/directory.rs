@@ -9,7 +9,7 @@
 //! ledger/            erasures: what was erased, so that no backup brings it back
 //! views/                                                         (rebuilt when missing)
 //! client/            the key pair of the command line, as an app has one
-//! run/               listening: the addresses of the running server
+//! run/               listening, ops: the addresses of the running server
 //!                    operator/socket: where it takes the operator's commands
 //! ```
 
@@ -53,7 +53,7 @@ pub(super) struct Directory(PathBuf);
 /// What is stored, opened by this process alone.
 pub(super) struct Opened {
     /// Log, vault and views; the views are up to the log.
-    pub store: Arc<Store>,
+    pub store: Store,
     /// What backups are made of: the same log and vault.
     pub source: Source,
     /// Held for as long as the data is open.
@@ -209,6 +209,11 @@ impl Directory {
         self.join("run/listening")
     }
 
+    /// Where the running server says the address of its metrics, if it serves them.
+    pub(super) fn ops_path(&self) -> PathBuf {
+        self.join("run/ops")
+    }
+
     /// Where the master key is.
     pub(super) fn master_key(&self) -> KeyFile {
         let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
@@ -303,7 +308,7 @@ impl Directory {
         let (log, vault) = (Arc::clone(&source.log), Arc::clone(&source.vault));
         let store = Store { log, vault, views: self.views(config)?, counts };
         let store = self.trusted_views(config, store, progress)?;
-        Ok(Opened { store: Arc::new(store), source, lock })
+        Ok(Opened { store, source, lock })
     }
 
     /// Brings the views up to the log; from nothing, if what they hold cannot be believed.

@@ -14,6 +14,7 @@ mod policy;
 mod privacy;
 mod progress;
 mod purpose;
+mod ready;
 mod receipt;
 mod restore;
 mod serve;
@@ -24,10 +25,12 @@ mod views;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use tonic::Code;
 
+use crate::hardening;
 use crate::service::clock::{Clock as _, SystemClock};
 use client::Unreachable;
 use directory::Directory;
@@ -55,6 +58,7 @@ enum Command {
     /// Make the directory: keys, development certificates, configuration, policy, an empty log
     Init,
     Serve(serve::Serve),
+    Ready(ready::Ready),
     #[command(subcommand)]
     License(license::LicenseCommand),
     Activate(activation::Activate),
@@ -106,6 +110,8 @@ impl Cli {
     }
 
     fn try_run(self) -> anyhow::Result<()> {
+        // Before any key is read.
+        hardening::forbid_core_dumps().context("core dumps cannot be turned off")?;
         let directory = Directory::new(&self.dir);
         let as_json = self.json;
         match self.command {
@@ -116,6 +122,7 @@ impl Cli {
                 Ok(())
             }
             Command::Serve(serve) => serve.run(&directory),
+            Command::Ready(command) => block_on(command.run(&directory, as_json)),
             Command::License(command) => block_on(command.run(&directory, as_json)),
             Command::Activate(command) => block_on(command.run(&directory, as_json)),
             Command::Deactivate(saved) => {

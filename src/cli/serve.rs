@@ -1,4 +1,11 @@
 //! `serve`: opens the directory, serves, and ends in order.
+//!
+//! At the first signal nothing new is taken: the listeners close, clients that watch the health are told,
+//! connections get a GOAWAY, and what is under way is answered, for `drain_seconds` at most. Then the
+//! writer ends what it has, views and head file are closed, and the process exits with 0. A second
+//! signal ends it at once, which loses nothing that was acknowledged.
+
+mod reload;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,29 +18,37 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use rand::SeedableRng as _;
-use rustls::ServerConfig;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::directory::{Directory, Opened, read_secret, replace};
+use super::directory::{Directory, Opened, replace};
 use crate::backup::{Follower, Source};
 use crate::config::Config;
 use crate::domain::RecipientName;
 use crate::grpc;
-use crate::grpc::tls::{self, SharedConfig};
-use crate::policy::Policy;
+use crate::log::metered::MeteredLog;
+use crate::metrics::{self, Metrics};
+use crate::ops::{self, LoopbackAddr};
+use crate::policy::CurrentPolicy;
 use crate::service::clock::{Clock, SystemClock};
 use crate::service::keeper::Keeper;
-use crate::service::writer::{self, Parts};
+use crate::service::store::Store;
+use crate::service::writer::{self, Parts, WriterError};
 use crate::service::{Service, Settings};
 use crate::telemetry::{self, Format};
 use crate::webhook::{self, Target};
+use reload::{Reloaded, certificates, webhooks};
 
-/// How long calls may take to end after the signal.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long the writer may take to end what waits after the last call has ended.
+const WRITER_END: Duration = Duration::from_secs(10);
+/// How long reads that nobody waits for any more may hold the process up.
+const READS_END: Duration = Duration::from_secs(1);
 
 /// Serve apps and staff.
 #[derive(Debug, clap::Args)]
@@ -47,6 +62,9 @@ pub(super) struct Serve {
     /// Where staff connect [default: from countersign.toml]
     #[arg(long, value_name = "ADDR")]
     staff_listen: Option<SocketAddr>,
+    /// Where metrics are served, an address of this machine alone [default: from countersign.toml]
+    #[arg(long, value_name = "ADDR")]
+    ops_listen: Option<LoopbackAddr>,
 }
 
 impl Serve {
@@ -62,39 +80,47 @@ impl Serve {
         telemetry::init(config.log);
         config.public.listen = self.public_listen.unwrap_or(config.public.listen);
         config.staff.listen = self.staff_listen.unwrap_or(config.staff.listen);
+        config.ops.listen = self.ops_listen.or(config.ops.listen);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(serve(directory, config, self.dev))
+        let result = runtime.block_on(serve(directory, config, self.dev));
+        runtime.shutdown_timeout(READS_END);
+        result
     }
 }
 
 async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Result<()> {
-    let [public_tls, staff_tls] = certificates(directory, &config)?;
-    let [public_tls, staff_tls] = [public_tls, staff_tls].map(|tls| Arc::new(ArcSwap::new(tls)));
-    let policy = Arc::new(directory.policy()?);
-    let targets = webhooks(directory, &config, &policy)?;
+    let [public_tls, staff_tls] =
+        certificates(directory, &config)?.map(|tls| Arc::new(ArcSwap::new(tls)));
+    let policy = CurrentPolicy::from(directory.policy()?);
+    let targets = webhooks(directory, &config, &policy.get())?;
     let settings = settings(directory, &config, &policy, &targets)?;
     let receipts = directory.receipt_keys()?;
+    let metrics = Arc::new(Metrics::default());
     let Opened { store, source, lock } = directory.open(&config, |_, _| ())?;
+    let log = Arc::new(MeteredLog::new(store.log, Arc::clone(&metrics)));
+    let store = Arc::new(Store { log, ..store });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (writer, mut stopped) = writer::spawn(Parts {
         store: Arc::clone(&store),
         tree: Arc::clone(&source.tree),
         clock: Arc::clone(&clock),
-        rng: Box::new(rand::rngs::StdRng::from_rng(&mut rand::rng())),
+        // The system's own: from the state of a generator in this process, keys that were made before,
+        // those of erased persons too, could be made again.
+        rng: Box::new(UnwrapErr(SysRng)),
         queue: config.storage.queue,
-        policy,
+        policy: policy.clone(),
     })?;
     let followers = Followers::spawn(directory, &config, &source)?;
     let service =
         Arc::new(Service::new(Arc::clone(&store), writer, Arc::clone(&clock), receipts, settings));
 
     // Before anyone is told that there is a server to be ended.
-    let mut reload = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
+    let mut end_signals = EndSignals::new()?;
     let public = listen(config.public.listen).await?;
     let staff = listen(config.staff.listen).await?;
     let operator = listen_for_operator(directory);
+    serve_metrics(directory, config.ops.listen, &service, &metrics).await?;
     announce(directory, public.local_addr()?, staff.local_addr()?, dev)?;
     let (end, ended) = watch::channel(());
     let until = |mut ended: watch::Receiver<()>| async move {
@@ -106,6 +132,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         Arc::clone(&public_tls),
         config.public.limits,
         Arc::clone(&service),
+        Arc::clone(&metrics),
         until(ended.clone()),
     ));
     let upkeep = [
@@ -116,26 +143,20 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         staff,
         Arc::clone(&staff_tls),
         config.staff.limits,
-        service,
+        Arc::clone(&service),
+        metrics,
         until(ended.clone()),
     ));
     if let Some(listener) = operator {
         tokio::spawn(grpc::serve_operator(listener, source, until(ended)));
     }
 
-    let (from, shared) = (directory.clone(), [public_tls, staff_tls]);
-    tokio::spawn(async move {
-        while reload.recv().await.is_some() {
-            exchange(&from, &config, &shared);
-        }
-    });
+    let bound = Duration::from_secs(config.drain_seconds.into());
+    let tls = [public_tls, staff_tls];
+    Reloaded { directory: directory.clone(), config, tls, policy }.at_each(hangup);
     let failure: Option<anyhow::Error> = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        result = &mut stopped => Some(match result {
-            Ok(Err(error)) => error.into(),
-            Ok(Ok(())) | Err(_) => anyhow::anyhow!("the writer stopped without a reason"),
-        }),
+        () = end_signals.next() => None,
+        result = &mut stopped => Some(writer_ended(result)),
         result = &mut public => Some(listener_ended(result)),
         result = &mut staff => Some(listener_ended(result)),
     };
@@ -144,28 +165,26 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     } else {
         tracing::info!("the server ends");
     }
-    // They hold the writer.
     for task in upkeep {
         task.abort();
     }
     end.send_replace(());
-    let drained = async {
-        // Only the end matters here.
-        let _ = tokio::join!(async { public.is_finished() || public.await.is_ok() }, async {
-            staff.is_finished() || staff.await.is_ok()
-        });
-    };
-    if timeout(DRAIN, drained).await.is_err() {
-        tracing::warn!("calls were still under way after {} s", DRAIN.as_secs());
-    }
-    for announced in [directory.listening_path(), directory.operator_socket()] {
+    let drained = drain(public, staff, bound, &mut end_signals).await;
+    for told in [directory.listening_path(), directory.ops_path(), directory.operator_socket()] {
         // It may have been removed by hand.
-        let _ = fs::remove_file(announced);
+        let _ = fs::remove_file(told);
     }
     if let Some(error) = failure {
         return Err(error);
     }
-    if let Ok(result) = timeout(DRAIN, stopped).await {
+    if !drained {
+        bail!("ended at once, by a second signal; what was acknowledged is there");
+    }
+    let ended = async {
+        service.end().await;
+        stopped.await
+    };
+    if let Ok(result) = timeout(WRITER_END, ended).await {
         result.context("the writer is gone")??;
         store.views.close()?;
     }
@@ -203,16 +222,93 @@ impl Followers {
 fn settings(
     directory: &Directory,
     config: &Config,
-    policy: &Arc<Policy>,
+    policy: &CurrentPolicy,
     targets: &BTreeMap<RecipientName, Target>,
 ) -> anyhow::Result<Settings> {
     Ok(Settings {
         issuer: config.issuer.clone(),
         leases: config.leases()?,
-        policy: Arc::clone(policy),
+        policy: policy.clone(),
         actor_seal: directory.actor_seal()?,
         webhooks: targets.keys().cloned().collect(),
     })
+}
+
+/// Waits for the listeners to end, for so long at most. `false`: another signal came, so that nothing is
+/// waited for any more.
+async fn drain<P, S>(
+    public: JoinHandle<P>,
+    staff: JoinHandle<S>,
+    bound: Duration,
+    signals: &mut EndSignals,
+) -> bool {
+    let drained = async {
+        // Only the end matters here.
+        let _ = tokio::join!(async { public.is_finished() || public.await.is_ok() }, async {
+            staff.is_finished() || staff.await.is_ok()
+        });
+    };
+    tokio::select! {
+        drained = timeout(bound, drained) => {
+            if drained.is_err() {
+                tracing::warn!("calls were still under way after {} s", bound.as_secs());
+            }
+            true
+        }
+        () = signals.next() => false,
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    fn new() -> std::io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Serves the metrics, if it is said where.
+async fn serve_metrics(
+    directory: &Directory,
+    address: Option<LoopbackAddr>,
+    service: &Arc<Service>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<()> {
+    // Of a process that was killed.
+    let _ = fs::remove_file(directory.ops_path());
+    let Some(address) = address else { return Ok(()) };
+    let listener = listen(address.into()).await?;
+    let address = listener.local_addr()?;
+    fs::create_dir_all(directory.join("run"))?;
+    replace(&directory.ops_path(), format!("ops={address}").as_bytes(), 0o644)?;
+    let (service, metrics) = (Arc::clone(service), Arc::clone(metrics));
+    let page = move || {
+        let reading = service.look().map_err(anyhow::Error::from);
+        let text = reading.and_then(|reading| Ok(metrics.encode(reading)?));
+        text.inspect_err(|error| tracing::warn!("the metrics cannot be read: {error:#}")).ok()
+    };
+    tokio::spawn(ops::serve(listener, metrics::CONTENT_TYPE, Arc::new(page)));
+    tracing::info!(%address, "metrics are served");
+    Ok(())
+}
+
+fn writer_ended(result: Result<Result<(), WriterError>, RecvError>) -> anyhow::Error {
+    match result {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) | Err(_) => anyhow::anyhow!("the writer stopped without a reason"),
+    }
 }
 
 fn listener_ended<E: Into<anyhow::Error>>(
@@ -253,74 +349,6 @@ async fn upkeep(service: Arc<Service>) {
             }
         }
     }
-}
-
-/// Where recipients are told.
-fn webhooks(
-    directory: &Directory,
-    config: &Config,
-    policy: &Policy,
-) -> anyhow::Result<BTreeMap<RecipientName, Target>> {
-    let mut targets = BTreeMap::new();
-    for webhook in &config.webhooks {
-        let name = &webhook.recipient;
-        let known = policy.recipients.iter().any(|recipient| recipient.name == *name);
-        let recipient = RecipientName::parse(name).filter(|_| known);
-        let recipient = recipient
-            .with_context(|| format!("[[webhook]] {name}: policy.toml names no such recipient"))?;
-        let secret = read_secret(&directory.join(&webhook.secret))?;
-        let tls = tls::client_config(&directory.join(&webhook.ca))?;
-        let target = Target::new(&webhook.url, &secret, tls)
-            .with_context(|| format!("[[webhook]] {name} is not valid"))?;
-        if targets.insert(recipient, target).is_some() {
-            bail!("[[webhook]] {name} is there twice; keep one");
-        }
-    }
-    Ok(targets)
-}
-
-/// What both listeners serve with, the public one first.
-fn certificates(directory: &Directory, config: &Config) -> anyhow::Result<[Arc<ServerConfig>; 2]> {
-    let public = {
-        let [certificate, key] =
-            [&config.public.certificate, &config.public.key].map(|file| directory.join(file));
-        check_validity(&certificate)?;
-        tls::public_config(&certificate, &key)?
-    };
-    let staff = {
-        let [certificate, key, ca] =
-            [&config.staff.certificate, &config.staff.key, &config.staff.client_ca]
-                .map(|file| directory.join(file));
-        check_validity(&certificate)?;
-        tls::staff_config(&certificate, &key, &ca)?
-    };
-    Ok([public, staff])
-}
-
-/// Serves new connections with the certificates that are there now. Where they are of no use the
-/// server goes on with those it has.
-fn exchange(directory: &Directory, config: &Config, shared: &[SharedConfig; 2]) {
-    match certificates(directory, config) {
-        Ok(new) => {
-            for (shared, new) in shared.iter().zip(new) {
-                shared.store(new);
-            }
-            tracing::info!("the certificates were read again");
-        }
-        Err(error) => tracing::error!("the certificates stay as they were: {error:#}"),
-    }
-}
-
-fn check_validity(certificate: &Path) -> anyhow::Result<()> {
-    let (from, to) = tls::validity(certificate)?;
-    let (shown, now) = (certificate.display(), SystemClock.now());
-    if now < from {
-        bail!("{shown} is not valid before {from}; set this machine's clock, or renew it");
-    }
-    if now > to {
-        bail!("{shown} has expired at {to}; renew it");
-    }
-    Ok(())
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

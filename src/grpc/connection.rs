@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::roles::identify;
+use crate::metrics::Connected as Counted;
 use crate::service::Staff;
 
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
@@ -38,6 +39,7 @@ pub struct Connection {
     /// Fires when the connection may have been idle for long enough.
     alarm: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
+    _counted: Option<Counted>,
 }
 
 impl Connection {
@@ -66,7 +68,13 @@ impl Connection {
             last_use: Instant::now(),
             alarm: Box::pin(sleep(idle)),
             _place: place,
+            _counted: None,
         })
+    }
+
+    /// Has it counted for as long as it is open.
+    pub(super) fn counted(self, counted: Counted) -> Self {
+        Self { _counted: Some(counted), ..self }
     }
 
     /// Ready when nothing was read or written for too long. The alarm is set anew only when it

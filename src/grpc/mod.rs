@@ -6,8 +6,10 @@ mod activation;
 mod authorise;
 mod connection;
 mod convert;
+mod health;
 mod history;
 mod license;
+mod measure;
 mod operator;
 mod privacy;
 mod roles;
@@ -24,11 +26,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 
 use crate::backup::Source;
+use crate::metrics::{Listener, Metrics};
 use crate::proto::DESCRIPTORS;
-use crate::proto::v1::activation_service_server::ActivationServiceServer;
+use crate::proto::v1::activation_service_server::{self, ActivationServiceServer};
 use crate::proto::v1::history_service_server::{self, HistoryServiceServer};
 use crate::proto::v1::license_service_server::{self, LicenseServiceServer};
 use crate::proto::v1::operator_service_server::OperatorServiceServer;
@@ -36,6 +40,8 @@ use crate::proto::v1::privacy_service_server::{self, PrivacyServiceServer};
 use crate::proto::v1::statistics_service_server::{self, StatisticsServiceServer};
 use crate::service::Service;
 use acceptor::AcceptLimits;
+use health::Health;
+use measure::Measure;
 
 pub use connection::{Connection, Peer};
 
@@ -97,22 +103,35 @@ impl Limits {
 const RESET_STREAMS: usize = 20;
 const LOCAL_RESET_STREAMS: usize = 1024;
 
+/// What is served on the public listener, and on the staff listener.
+const PUBLIC_SERVICES: &[&str] = &[activation_service_server::SERVICE_NAME];
+const STAFF_SERVICES: &[&str] = &[
+    license_service_server::SERVICE_NAME,
+    history_service_server::SERVICE_NAME,
+    privacy_service_server::SERVICE_NAME,
+    statistics_service_server::SERVICE_NAME,
+];
+
 /// Serves apps until `shutdown`, then answers what is under way.
 pub async fn serve_public(
     listener: TcpListener,
     tls: tls::SharedConfig,
     limits: Limits,
     service: Arc<Service>,
+    metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let activation = ActivationServiceServer::new(activation::ActivationHandler(service))
-        .max_decoding_message_size(limits.message_bytes);
+    let handler = activation::ActivationHandler(Arc::clone(&service));
+    let activation =
+        ActivationServiceServer::new(handler).max_decoding_message_size(limits.message_bytes);
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<ActivationServiceServer<activation::ActivationHandler>>().await;
+    let readiness = Health::serving(reporter, PUBLIC_SERVICES).await;
+    let connections = counted(connections(listener, tls, limits), Listener::Public, &metrics);
     transport(limits)
+        .layer(Measure { listener: Listener::Public, metrics })
         .add_service(activation)
         .add_service(health)
-        .serve_with_incoming_shutdown(connections(listener, tls, limits), shutdown)
+        .serve_with_incoming_shutdown(connections, readiness.until(service, shutdown))
         .await
 }
 
@@ -122,6 +141,7 @@ pub async fn serve_staff(
     tls: tls::SharedConfig,
     limits: Limits,
     service: Arc<Service>,
+    metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StaffError> {
     let license = LicenseServiceServer::new(license::LicenseHandler(Arc::clone(&service)))
@@ -131,24 +151,20 @@ pub async fn serve_staff(
     let statistics =
         StatisticsServiceServer::new(statistics::StatisticsHandler(Arc::clone(&service)))
             .max_decoding_message_size(limits.message_bytes);
-    let privacy = PrivacyServiceServer::new(privacy::PrivacyHandler(service))
+    let privacy = PrivacyServiceServer::new(privacy::PrivacyHandler(Arc::clone(&service)))
         .max_decoding_message_size(limits.message_bytes);
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<LicenseServiceServer<license::LicenseHandler>>().await;
-    reporter.set_serving::<HistoryServiceServer<history::HistoryHandler>>().await;
-    reporter.set_serving::<PrivacyServiceServer<privacy::PrivacyHandler>>().await;
-    reporter.set_serving::<StatisticsServiceServer<statistics::StatisticsHandler>>().await;
+    let readiness = Health::serving(reporter, STAFF_SERVICES).await;
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(license_service_server::SERVICE_NAME)
-            .with_service_name(history_service_server::SERVICE_NAME)
-            .with_service_name(privacy_service_server::SERVICE_NAME)
-            .with_service_name(statistics_service_server::SERVICE_NAME)
-            .with_service_name(tonic_health::pb::health_server::SERVICE_NAME)
+            .with_service_name(tonic_health::pb::health_server::SERVICE_NAME);
+        STAFF_SERVICES.iter().fold(builder, |builder, name| builder.with_service_name(*name))
     };
+    let connections = counted(connections(listener, tls, limits), Listener::Staff, &metrics);
     transport(limits)
+        .layer(Measure { listener: Listener::Staff, metrics })
         .layer(authorise::Authorise)
         .add_service(license)
         .add_service(history)
@@ -158,7 +174,7 @@ pub async fn serve_staff(
         .add_service(reflection().build_v1()?)
         // Some clients of today still ask by the older name.
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(connections(listener, tls, limits), shutdown)
+        .serve_with_incoming_shutdown(connections, readiness.until(service, shutdown))
         .await?;
     Ok(())
 }
@@ -194,6 +210,16 @@ pub fn transport(limits: Limits) -> Server {
         .http2_max_header_list_size(limits.header_bytes)
         .http2_max_pending_accept_reset_streams(Some(RESET_STREAMS))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESET_STREAMS))
+}
+
+/// Counts connections while they are open.
+fn counted(
+    connections: ReceiverStream<io::Result<Connection>>,
+    listener: Listener,
+    metrics: &Arc<Metrics>,
+) -> impl Stream<Item = io::Result<Connection>> + use<> {
+    let metrics = Arc::clone(metrics);
+    connections.map(move |connection| Ok(connection?.counted(metrics.connected(listener))))
 }
 
 /// The connections of a listener, within bounds. It closes when the stream is dropped.

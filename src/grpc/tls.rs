@@ -9,8 +9,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
 
 use crate::domain::Timestamp;
 
@@ -139,13 +141,24 @@ fn with_pair(
     key: &Path,
 ) -> Result<ServerConfig, TlsError> {
     let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read(key)?))
-        .map_err(|_| TlsError::NoKey(key.to_owned()))?;
-    let mut config = builder.with_single_cert(chain, private).map_err(|reason| TlsError::Pair {
+    let private = PrivateKeyDer::from_pem_slice(&Zeroizing::new(read(key)?));
+    let private = Zeroizing::new(private.map_err(|_| TlsError::NoKey(key.to_owned()))?);
+    let pair = certified(chain, &private).map_err(|reason| TlsError::Pair {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
         reason,
     })?;
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(config)
+}
+
+/// A chain and its key. rustls's own way to put them together leaves the bytes of the key behind.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    private: &PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let pair = CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(private)?);
+    pair.keys_match()?;
+    Ok(pair)
 }

@@ -1,13 +1,14 @@
 //! The log: records in order, durable. With the vault, the only truth.
 //!
 //! An engine implements [`Log`] and nothing else of it shows: [`sled::SledLog`] is the embedded one,
-//! [`memory::MemoryLog`] the one whose faults are told to it. What an engine returns is not yet
-//! believed: whoever reads a record checks its checksum, its position and its seal.
+//! [`memory::MemoryLog`] the one whose faults are told to it; [`metered::MeteredLog`] counts the appends
+//! of another. What an engine returns is not yet believed: whoever reads a record checks its checksum, its position and its seal.
 
 pub mod codec;
 pub mod durability;
 pub mod head;
 pub mod memory;
+pub mod metered;
 pub mod record;
 pub mod sled;
 pub mod tree;

@@ -5,6 +5,7 @@
 //! that it does not allow. The operator's `policy.toml` names the vendor and the recipients, and can
 //! only narrow what the software allows.
 
+mod current;
 mod file;
 pub mod retention;
 
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::{Category, Purpose, Role, Timestamp};
+
+pub use current::CurrentPolicy;
 
 /// The operator's side as `init` writes it.
 pub const DEFAULT: &str = include_str!("default.toml");

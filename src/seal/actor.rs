@@ -77,7 +77,7 @@ impl ActorSeal {
         let ephemeral = ActorKey::generate(rng);
         let ephemeral_public = PublicKey::from(&ephemeral.0);
         let secrets = self.0.each_ref().map(|key| ephemeral.0.diffie_hellman(key).to_bytes());
-        let cipher = cipher(&ephemeral_public, &self.0, secrets);
+        let cipher = cipher(&ephemeral_public, &self.0, &Zeroizing::new(secrets));
         let mut sealed = ephemeral_public.as_bytes().to_vec();
         sealed.extend_from_slice(actor.expose().as_bytes());
         sealed.push(PAD_START);
@@ -126,9 +126,9 @@ fn open_in_order(sealed: &SealedActor, keys: [&ActorKey; 2]) -> Result<Actor, Ac
     let (body, tag) = body.split_last_chunk::<TAG_BYTES>().ok_or(ActorKeyError::Closed)?;
     let ephemeral = PublicKey::from(*ephemeral);
     let secrets = keys.map(|key| key.0.diffie_hellman(&ephemeral).to_bytes());
-    let publics = keys.map(|key| PublicKey::from(&key.0));
+    let (secrets, publics) = (Zeroizing::new(secrets), keys.map(|key| PublicKey::from(&key.0)));
     let mut name = Zeroizing::new(body.to_vec());
-    cipher(&ephemeral, &publics, secrets)
+    cipher(&ephemeral, &publics, &secrets)
         .decrypt_inout_detached(&Nonce::default(), &[], name.as_mut_slice().into(), tag.into())
         .map_err(|_| ActorKeyError::Closed)?;
     let end = name.iter().rposition(|&byte| byte == PAD_START).ok_or(ActorKeyError::Closed)?;
@@ -139,7 +139,7 @@ fn open_in_order(sealed: &SealedActor, keys: [&ActorKey; 2]) -> Result<Actor, Ac
 fn cipher(
     ephemeral: &PublicKey,
     keys: &[PublicKey; 2],
-    secrets: [[u8; KEY_BYTES]; 2],
+    secrets: &[[u8; KEY_BYTES]; 2],
 ) -> ChaCha20Poly1305 {
     let secrets = Zeroizing::new(secrets.concat());
     let info = [INFO, ephemeral.as_bytes(), keys[0].as_bytes(), keys[1].as_bytes()];

@@ -253,6 +253,16 @@ mod tests {
         assert_eq!(record.open(&[], b"header", commitment), Err(OpenError::Changed));
     }
 
+    /// Compiles only where it holds, which takes the `zeroize` features of these crates.
+    #[test]
+    fn ciphers_and_keys_are_overwritten_when_dropped() {
+        fn overwritten<T: zeroize::ZeroizeOnDrop>() {}
+        overwritten::<ChaCha20Poly1305>();
+        overwritten::<chacha20poly1305::XChaCha20Poly1305>();
+        overwritten::<ed25519_dalek::SigningKey>();
+        overwritten::<x25519_dalek::StaticSecret>();
+    }
+
     #[test]
     fn a_tag_is_the_documented_hmac() {
         let tag = TagKey::from_key(&key(7)).email(&Email::parse("Ada@Example.com").unwrap());

@@ -8,6 +8,7 @@ pub mod history;
 pub mod keeper;
 pub mod license;
 pub mod notices;
+mod operation;
 pub mod privacy;
 pub mod requests;
 pub mod statistics;
@@ -26,7 +27,7 @@ use crate::domain::{
 };
 use crate::export::BundleError;
 use crate::log::LogError;
-use crate::policy::Policy;
+use crate::policy::CurrentPolicy;
 use crate::receipt::{KeyRing, PublicKeys, ReceiptError};
 use crate::seal::actor::ActorSeal;
 use crate::vault::VaultError;
@@ -55,7 +56,7 @@ pub struct Settings {
     /// How long the receipts of a product are good for; for ever where it is not named.
     pub leases: HashMap<Product, Duration>,
     /// What may be done with personal data.
-    pub policy: Arc<Policy>,
+    pub policy: CurrentPolicy,
     /// What the names of staff are sealed with.
     pub actor_seal: ActorSeal,
     /// The recipients that the server tells by itself.
@@ -170,7 +171,7 @@ impl Service {
 
     /// Whether the policy lets whoever asks see such data.
     fn may_see(&self, access: &Access, category: Category) -> bool {
-        self.settings.policy.may_see(access.role, access.purpose, category)
+        self.settings.policy.get().may_see(access.role, access.purpose, category)
     }
 
     /// Refuses whoever may not see all of this.
@@ -208,7 +209,7 @@ impl Service {
     /// Whether a person's data may be used for this purpose: under restriction it may for few.
     fn usable(&self, subject: SubjectId, purpose: Purpose) -> Result<(), ServiceError> {
         let restricted = self.store.views.subject(subject)?.is_some_and(|known| known.restricted);
-        if restricted && !self.settings.policy.restriction.purposes.contains(&purpose) {
+        if restricted && !self.settings.policy.get().restriction.purposes.contains(&purpose) {
             return Err(Rejection::Restricted.into());
         }
         Ok(())

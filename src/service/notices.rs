@@ -35,7 +35,8 @@ impl Service {
         categories: Vec<Category>,
         at: Option<Timestamp>,
     ) -> Result<(), ServiceError> {
-        let known = self.settings.policy.recipients.iter().find(|known| known.name == recipient);
+        let policy = self.settings.policy.get();
+        let known = policy.recipients.iter().find(|known| known.name == recipient);
         let known = known.ok_or(Rejection::RecipientUnknown)?;
         if !categories.iter().all(|category| known.data.contains(category)) {
             return Err(Rejection::RecipientMayNotHave.into());

@@ -27,6 +27,7 @@ use crate::domain::{
 use crate::export::{self, Facts};
 use crate::log::codec;
 use crate::log::record::RecordHash;
+use crate::policy::Policy;
 use crate::vault::KeyName;
 
 /// How long an erasure may wait for the next epoch.
@@ -197,15 +198,16 @@ impl Service {
                 (request.subject, read, access)
             }
         };
+        let policy = self.settings.policy.get();
         let stored: Vec<Category> =
-            self.settings.policy.categories.iter().map(|category| category.name).collect();
+            policy.categories.iter().map(|category| category.name).collect();
         self.record(subject, access, &stored).await?;
         let (pieces, receiver) = mpsc::channel(PIECES);
         let service = Arc::clone(self);
         tokio::spawn(async move {
             let written = {
                 let (service, pieces) = (Arc::clone(&service), pieces.clone());
-                reading(move || service.write_export(read, pieces)).await
+                reading(move || service.write_export(read, &policy, pieces)).await
             };
             let noted = match (written, handed_over) {
                 (Ok(()), Some(handed_over)) => {
@@ -244,6 +246,7 @@ impl Service {
     fn write_export(
         &self,
         subject: SubjectId,
+        policy: &Policy,
         pieces: mpsc::Sender<Result<Vec<u8>, ServiceError>>,
     ) -> Result<(), ServiceError> {
         let mut out = PieceWriter { pieces, piece: Vec::with_capacity(PIECE_BYTES) };
@@ -256,7 +259,7 @@ impl Service {
             events: &events,
             waiting: &waiting,
             in_log: &in_log,
-            policy: &self.settings.policy,
+            policy,
             now: self.clock.now(),
         };
         let sign =
@@ -321,7 +324,7 @@ impl Service {
     }
 
     pub(super) fn names_allowed(&self, name: Option<&PersonName>) -> Result<(), Rejection> {
-        let is_stored = self.settings.policy.category(Category::Name).is_some();
+        let is_stored = self.settings.policy.get().category(Category::Name).is_some();
         if name.is_none() || is_stored { Ok(()) } else { Err(Rejection::NamesOff) }
     }
 
@@ -468,12 +471,12 @@ impl Service {
 
     /// Looks through the persons from an id on.
     fn read_expired(&self, from: SubjectId) -> Result<ExpiredPage, ServiceError> {
-        let now = self.clock.now();
+        let (now, policy) = (self.clock.now(), self.settings.policy.get());
         let page = self.store.views.subjects(from, SWEEP_PAGE)?;
         let next = page.last().filter(|_| page.len() == SWEEP_PAGE).and_then(SubjectId::next);
         let mut expired = Vec::new();
         for subject in page {
-            let keys = match expired_keys(&self.store, &self.settings.policy, subject, now) {
+            let keys = match expired_keys(&self.store, &policy, subject, now) {
                 // Something of theirs is being erased. What is left is for the next sweep.
                 Err(StoreError::Erased(_)) => continue,
                 keys => keys?,

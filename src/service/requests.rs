@@ -218,7 +218,7 @@ impl Service {
 
     /// Whether the policy asks for a second member of staff.
     pub(super) fn needs_approval(&self, kind: RequestKind) -> bool {
-        let dual_control = self.settings.policy.dual_control;
+        let dual_control = self.settings.policy.get().dual_control;
         match kind {
             RequestKind::Access | RequestKind::Portability => dual_control.export,
             RequestKind::Erasure => dual_control.erasure,

@@ -51,7 +51,7 @@ impl Service {
 
     /// Counts of fewer persons are not told.
     pub fn smallest_group(&self) -> u32 {
-        self.settings.policy.statistics.smallest_group
+        self.settings.policy.get().statistics.smallest_group
     }
 
     /// Has the days counted that are over.

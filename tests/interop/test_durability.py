@@ -9,6 +9,7 @@ import time
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from countersign.v1 import history_pb2
 from support import EMAIL, Server, activation
@@ -104,10 +105,17 @@ def test_a_full_disk_is_told_and_nothing_acknowledged_is_lost(small_disk):
     server = Server(small_disk / "data")
     license = server.issue(seats=100000)
     receipts = []
+    channel = server.channel(server.public_address)
+    whole = health_pb2.HealthCheckRequest()
+    # It takes a while to fill a disk.
+    health = health_pb2_grpc.HealthStub(channel).Watch(whole, timeout=300)
+    assert next(health).status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as refused:
         while True:
             receipts.append(server.activate(activation(license)))
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert [answer.status for answer in health] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+    channel.close()
     assert server.process.wait(30) == 1, "it ends, and does not go on as if nothing had happened"
     log = server.directory.with_suffix(".log").read_text()
     assert "no storage space" in log and "check the disk" in log

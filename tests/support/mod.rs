@@ -106,6 +106,25 @@ impl Place {
         self.start_and_read(&mut self.serve()).0
     }
 
+    /// Starts the server with more arguments, and waits until it serves.
+    pub fn start_with(&self, arguments: &[&str]) -> Server {
+        self.start_and_read(self.serve().args(arguments)).0
+    }
+
+    /// Starts what a command makes of the server, as another user for example.
+    pub fn start_through(&self, change: impl FnOnce(&mut Command)) -> Server {
+        let mut serve = self.serve();
+        change(&mut serve);
+        self.start_and_read(&mut serve).0
+    }
+
+    /// Puts lines at the end of the configuration.
+    pub fn configure(&self, lines: &str) {
+        let path = self.directory().join("countersign.toml");
+        let config = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{config}\n{lines}\n")).unwrap();
+    }
+
     /// Starts the server in development mode, and gives the commands that it prints.
     pub fn start_dev(&self) -> (Server, String) {
         let (server, mut output) = self.start_and_read(self.serve().arg("--dev"));
@@ -153,6 +172,11 @@ impl Server {
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until it ends by itself.

@@ -32,7 +32,7 @@ use crate::domain::{
 use crate::log::record::{self, Header, KeySlot, RecordHash};
 use crate::log::tree::CompactRange;
 use crate::log::{Append, LogError, codec};
-use crate::policy::Policy;
+use crate::policy::CurrentPolicy;
 use crate::seal::{DataKey, LookupTag, MAX_PLAINTEXT_BYTES, RecordId, RecordKey, TooLong};
 use crate::service::clock::Clock;
 use crate::service::erasure;
@@ -94,7 +94,7 @@ pub struct Parts {
     /// How many requests may wait.
     pub queue: usize,
     /// For how long data is kept.
-    pub policy: Arc<Policy>,
+    pub policy: CurrentPolicy,
 }
 
 /// Starts the writer on a thread of its own. It stops when the last handle is gone and everything that
@@ -119,7 +119,7 @@ pub struct Writer {
     tree: Arc<Mutex<CompactRange>>,
     clock: Arc<dyn Clock>,
     rng: Box<dyn CryptoRng + Send>,
-    policy: Arc<Policy>,
+    policy: CurrentPolicy,
     /// The next position.
     head: Position,
     /// Part of the views, as of `head`.
@@ -188,6 +188,8 @@ impl Writer {
                 thread::sleep(GATHER);
                 self.gather(&mut jobs);
             }
+            // Who asked has given up; what is not decided is not acknowledged either.
+            jobs.retain(|job| !job.answer.is_closed());
             answered = jobs.len();
             self.answer_all(&mut jobs)?;
         }
@@ -211,6 +213,9 @@ impl Writer {
     }
 
     fn answer_all(&mut self, jobs: &mut Vec<Job>) -> Result<(), WriterError> {
+        if jobs.iter().any(|job| matches!(job.request, Request::End)) {
+            self.queue.close();
+        }
         // On an error the jobs are dropped: everyone who waits learns that it stopped.
         let mut answers = Vec::with_capacity(jobs.len());
         let shares = |a: &Job, b: &Job| !a.request.is_alone() && !b.request.is_alone();
@@ -239,6 +244,7 @@ impl Writer {
                 self.close_days(*before)?;
                 return Ok(vec![Ok(Granted::default())]);
             }
+            [Job { request: Request::End, .. }] => return Ok(vec![Ok(Granted::default())]),
             _ => {}
         }
         let answers = self.commit(jobs)?;
@@ -367,9 +373,9 @@ impl Writer {
                         *authority = erasure::authority(store, *request)?;
                     }
                     SubjectCommand::Expire { erasure, notices } => {
-                        let policy = &self.policy;
+                        let policy = self.policy.get();
                         *notices =
-                            erasure::expiry_notices(store, policy, *subject, *erasure, now, rng)?;
+                            erasure::expiry_notices(store, &policy, *subject, *erasure, now, rng)?;
                     }
                     _ => {}
                 }
@@ -406,7 +412,7 @@ impl Writer {
                 )
             }
             // They have batches of their own, and no rule.
-            Request::MoveEpoch | Request::Settle(..) | Request::CloseDays(_) => {
+            Request::MoveEpoch | Request::Settle(..) | Request::CloseDays(_) | Request::End => {
                 return Ok(Err(Rejection::MasterKeyFixed));
             }
         }))

@@ -64,13 +64,19 @@ pub enum Request {
     CloseDays(Day),
     /// Move the vault to a new epoch, so that what is erased is final.
     MoveEpoch,
+    /// Answer what waits, and stop.
+    End,
 }
 
 impl Request {
     /// Whether it has a batch of its own.
     pub(super) fn is_alone(&self) -> bool {
         match self {
-            Self::Erase { .. } | Self::Settle(..) | Self::CloseDays(_) | Self::MoveEpoch => true,
+            Self::Erase { .. }
+            | Self::Settle(..)
+            | Self::CloseDays(_)
+            | Self::MoveEpoch
+            | Self::End => true,
             Self::Subject(_, command) => {
                 matches!(command, SubjectCommand::Rectify { .. } | SubjectCommand::Expire { .. })
             }
@@ -123,5 +129,34 @@ impl WriterHandle {
             mpsc::error::TrySendError::Closed(_) => NoAnswer::Stopped,
         })?;
         answered.await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Has it answer what waits, and stop. Waits for a place in the queue.
+    pub(in crate::service) async fn end(&self) {
+        let (answer, answered) = oneshot::channel();
+        // An error means that it has stopped already.
+        if self.jobs.send(Job { request: Request::End, answer }).await.is_ok() {
+            let _ = answered.await;
+        }
+    }
+
+    /// Returns when the writer has stopped.
+    pub(in crate::service) async fn stopped(&self) {
+        self.jobs.closed().await;
+    }
+
+    /// Whether it has.
+    pub(in crate::service) fn has_stopped(&self) -> bool {
+        self.jobs.is_closed()
+    }
+
+    /// How many requests wait.
+    pub(in crate::service) fn waiting(&self) -> usize {
+        self.limit() - self.jobs.capacity()
+    }
+
+    /// How many may.
+    pub(in crate::service) fn limit(&self) -> usize {
+        self.jobs.max_capacity()
     }
 }

@@ -67,7 +67,7 @@ impl Writer {
             }
             ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
             ErasureReason::Retention => {
-                match erasure::expired_keys(&store, &self.policy, subject, now) {
+                match erasure::expired_keys(&store, &self.policy.get(), subject, now) {
                     // They are destroyed, all of them, as one.
                     Err(StoreError::Erased(_)) if begun == Begun::Earlier => Vec::new(),
                     keys => keys?,

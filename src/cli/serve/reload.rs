@@ -1,0 +1,133 @@
+//! What is read from files at the start, and again at SIGHUP: certificates and the policy. What is of no
+//! use changes nothing: the server goes on with what it has, and says why.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use rustls::ServerConfig;
+use tokio::signal::unix::Signal;
+
+use super::super::directory::{Directory, read_secret};
+use crate::config::{Config, Webhook};
+use crate::domain::RecipientName;
+use crate::grpc::tls::{self, SharedConfig};
+use crate::policy::{CurrentPolicy, Policy};
+use crate::service::clock::{Clock as _, SystemClock};
+use crate::webhook::Target;
+
+/// What a running server takes up again.
+pub(super) struct Reloaded {
+    /// Where the files are.
+    pub(super) directory: Directory,
+    /// What they are called.
+    pub(super) config: Config,
+    /// What the public and the staff listener serve with.
+    pub(super) tls: [SharedConfig; 2],
+    /// What everybody keeps to.
+    pub(super) policy: CurrentPolicy,
+}
+
+impl Reloaded {
+    /// Reads the files again at each signal, for as long as the process runs.
+    pub(super) fn at_each(self, mut signal: Signal) {
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                self.reload();
+            }
+        });
+    }
+
+    /// New connections get the certificates that are there now, and whatever is asked from here on is
+    /// under the policy that is there now.
+    fn reload(&self) {
+        match certificates(&self.directory, &self.config) {
+            Ok(new) => {
+                for (shared, new) in self.tls.iter().zip(new) {
+                    shared.store(new);
+                }
+                tracing::info!("the certificates were read again");
+            }
+            Err(error) => tracing::error!("the certificates stay as they were: {error:#}"),
+        }
+        match self.new_policy() {
+            Ok(new) => {
+                self.policy.replace(new);
+                tracing::info!("the policy was read again");
+            }
+            Err(error) => tracing::error!("the policy stays as it was: {error:#}"),
+        }
+    }
+
+    fn new_policy(&self) -> anyhow::Result<Policy> {
+        let policy = self.directory.policy()?;
+        for webhook in &self.config.webhooks {
+            recipient(webhook, &policy)?;
+        }
+        Ok(policy)
+    }
+}
+
+/// What both listeners serve with, the public one first.
+pub(super) fn certificates(
+    directory: &Directory,
+    config: &Config,
+) -> anyhow::Result<[Arc<ServerConfig>; 2]> {
+    let public = {
+        let [certificate, key] =
+            [&config.public.certificate, &config.public.key].map(|file| directory.join(file));
+        check_validity(&certificate)?;
+        tls::public_config(&certificate, &key)?
+    };
+    let staff = {
+        let [certificate, key, ca] =
+            [&config.staff.certificate, &config.staff.key, &config.staff.client_ca]
+                .map(|file| directory.join(file));
+        check_validity(&certificate)?;
+        tls::staff_config(&certificate, &key, &ca)?
+    };
+    Ok([public, staff])
+}
+
+fn check_validity(certificate: &Path) -> anyhow::Result<()> {
+    let (from, to) = tls::validity(certificate)?;
+    let (shown, now) = (certificate.display(), SystemClock.now());
+    if now < from {
+        bail!("{shown} is not valid before {from}; set this machine's clock, or renew it");
+    }
+    if now > to {
+        bail!("{shown} has expired at {to}; renew it");
+    }
+    Ok(())
+}
+
+/// Where recipients are told.
+pub(super) fn webhooks(
+    directory: &Directory,
+    config: &Config,
+    policy: &Policy,
+) -> anyhow::Result<BTreeMap<RecipientName, Target>> {
+    let mut targets = BTreeMap::new();
+    for webhook in &config.webhooks {
+        let name = &webhook.recipient;
+        let recipient = recipient(webhook, policy)?;
+        let secret = read_secret(&directory.join(&webhook.secret))?;
+        let tls = tls::client_config(&directory.join(&webhook.ca))?;
+        let target = Target::new(&webhook.url, &secret, tls)
+            .with_context(|| format!("[[webhook]] {name} is not valid"))?;
+        if targets.insert(recipient, target).is_some() {
+            bail!("[[webhook]] {name} is there twice; keep one");
+        }
+    }
+    Ok(targets)
+}
+
+/// Who is told by a webhook. The policy must name them.
+fn recipient(webhook: &Webhook, policy: &Policy) -> anyhow::Result<RecipientName> {
+    let name = &webhook.recipient;
+    let known = policy.recipients.iter().any(|recipient| recipient.name == *name);
+    RecipientName::parse(name)
+        .filter(|_| known)
+        .with_context(|| format!("[[webhook]] {name}: policy.toml names no such recipient"))
+}
