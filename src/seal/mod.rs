@@ -254,7 +254,6 @@ mod tests {
         overwritten::<chacha20poly1305::XChaCha20Poly1305>();
         overwritten::<ed25519_dalek::SigningKey>();
         overwritten::<x25519_dalek::StaticSecret>();
-        overwritten::<Hmac<Sha256>>();
     }
 
     #[test]
