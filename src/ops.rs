@@ -109,15 +109,13 @@ async fn answer(
     let service = service_fn(|request: Request<Incoming>| {
         let metrics = Arc::clone(&metrics);
         async move {
-            Ok::<_, Infallible>(match route(&request) {
-                Err(status) => empty(status),
-                Ok(()) => {
-                    let page = tokio::task::spawn_blocking(move || metrics()).await;
-                    match page.unwrap_or_default() {
-                        Some(text) => page_of(content_type, text),
-                        None => empty(StatusCode::INTERNAL_SERVER_ERROR),
-                    }
-                }
+            if let Err(status) = route(&request) {
+                return Ok::<_, Infallible>(empty(status));
+            }
+            let page = tokio::task::spawn_blocking(move || metrics()).await;
+            Ok(match page.unwrap_or_default() {
+                Some(text) => page_of(content_type, text),
+                None => empty(StatusCode::INTERNAL_SERVER_ERROR),
             })
         }
     });
