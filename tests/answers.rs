@@ -145,7 +145,7 @@ async fn who_is_not_known_is_answered_that_nothing_is_held() {
     let two = "[dual_control]\nexport = false";
     let mut world = World::new("2026-03-01");
     let policy = countersign::policy::DEFAULT.replace(two, "[dual_control]\nexport = true");
-    world.policy = Arc::new(countersign::policy::Policy::parse(&policy).unwrap());
+    world.policy = countersign::policy::Policy::parse(&policy).unwrap().into();
     let server = world.server();
     let officer = staff(Role::Privacy);
     let open = async |server: &Arc<Service>, kind| {

@@ -12,7 +12,7 @@ use countersign::domain::{
     RequestStep, RestrictionKind, Role, Seats, Terms,
 };
 use countersign::log::memory::Fault;
-use countersign::policy::{CurrentPolicy, Policy};
+use countersign::policy::Policy;
 use countersign::service::history::Person;
 use countersign::service::{Service, ServiceError};
 use world::{World, activate, at, email, erase, issue, reason, staff, verified};

@@ -10,7 +10,7 @@ use countersign::domain::{
     RequestStep, Role, SealedActor, Seats, Terms, Timestamp,
 };
 use countersign::log::memory::MemoryLog;
-use countersign::policy::Policy;
+use countersign::policy::{CurrentPolicy, Policy};
 use countersign::receipt::KeyRing;
 use countersign::seal::actor::{self, ActorKey, ActorSeal};
 use countersign::service::activation::Activate;
@@ -40,7 +40,7 @@ pub struct World {
     pub vault: Arc<dyn Vault>,
     clock: SetClock,
     views: tempfile::TempDir,
-    pub policy: Arc<Policy>,
+    pub policy: CurrentPolicy,
     /// The two keys that open the names of staff.
     actor_keys: [ActorKey; 2],
     /// How long receipts of the product are good for, where they have an end.
@@ -64,7 +64,7 @@ impl World {
             vault: Arc::new(MemoryVault::new(&mut rand::rng())),
             clock: SetClock(Arc::new(Mutex::new(at(now)))),
             views: tempfile::tempdir().unwrap(),
-            policy: Arc::new(Policy::parse(&policy).unwrap()),
+            policy: Policy::parse(&policy).unwrap().into(),
             actor_keys: std::array::from_fn(|_| ActorKey::generate(&mut rand::rng())),
             lease: None,
         }
@@ -112,7 +112,7 @@ impl World {
             clock: Arc::new(self.clock.clone()),
             rng: Box::new(StdRng::from_rng(&mut rand::rng())),
             queue: 64,
-            policy: Arc::clone(&self.policy),
+            policy: self.policy.clone(),
         })
         .unwrap();
         let settings = Settings {
@@ -122,7 +122,7 @@ impl World {
                 .map(|lease| (Product::parse("App").unwrap(), lease))
                 .into_iter()
                 .collect(),
-            policy: Arc::clone(&self.policy),
+            policy: self.policy.clone(),
             actor_seal: ActorSeal::for_keys(self.actor_keys.each_ref()),
             webhooks: HashSet::new(),
         };
