@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Product;
 use crate::grpc::Limits;
+use crate::service::guessing::GuessLimits;
 use crate::telemetry::LogSettings;
 
 /// Where the erasure ledger lies by default.
@@ -72,6 +73,9 @@ pub struct PublicListener {
     /// What one client may cost.
     #[serde(default)]
     pub limits: Limits,
+    /// How often keys and addresses may be tried.
+    #[serde(default)]
+    pub guessing: GuessLimits,
 }
 
 /// The listener for staff.
@@ -86,6 +90,10 @@ pub struct StaffListener {
     pub key: PathBuf,
     /// The CA whose certificates name staff, PEM.
     pub client_ca: PathBuf,
+    /// Lists of revoked staff certificates (CRLs), PEM. Where there is no such file, none is
+    /// revoked. `tls/staff-revoked.pem`.
+    #[serde(default = "staff_revoked")]
+    pub revoked: PathBuf,
     /// What one client may cost.
     #[serde(default)]
     pub limits: Limits,
@@ -107,6 +115,10 @@ impl Default for Storage {
     fn default() -> Self {
         Self { log_cache_mib: 64, views_cache_mib: 128, queue: 4096 }
     }
+}
+
+fn staff_revoked() -> PathBuf {
+    "tls/staff-revoked.pem".into()
 }
 
 fn system_cas() -> PathBuf {
@@ -137,6 +149,14 @@ impl Config {
         }
         if config.storage.queue == 0 {
             return Err(ConfigError::Value("storage.queue", "must be at least 1"));
+        }
+        for (name, limits) in [
+            ("public.limits.idle_seconds", config.public.limits),
+            ("staff.limits.idle_seconds", config.staff.limits),
+        ] {
+            if limits.idle_seconds <= limits.call_seconds {
+                return Err(ConfigError::Value(name, "must be more than call_seconds"));
+            }
         }
         config.leases()?;
         Ok(config)
@@ -177,6 +197,11 @@ mod tests {
         for (right, wrong, named) in [
             ("issuer", "isuer", "isuer"),
             ("127.0.0.1:8443", "localhost", "line "),
+            (
+                "#= idle_seconds = 12",
+                "[public.limits]\nidle_seconds = 10",
+                "public.limits.idle_seconds",
+            ),
             ("#= queue = 4096", "[storage]\nqueue = 0", "storage.queue"),
             ("[public]\n", "[lease_days]\nApp = 0\n[public]\n", "lease_days"),
         ] {

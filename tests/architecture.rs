@@ -18,7 +18,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("service", &["domain", "export", "log", "policy", "receipt", "seal", "vault", "views"]),
     ("grpc", &["domain", "proto", "service"]),
     ("webhook", &["domain", "service"]),
-    ("config", &["domain", "grpc", "telemetry"]),
+    ("config", &["domain", "grpc", "service", "telemetry"]),
     (
         "cli",
         &[

@@ -14,8 +14,10 @@ mod privacy;
 mod purpose;
 mod receipt;
 mod serve;
+mod staff;
 mod stats;
 mod views;
+mod watched;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +67,8 @@ enum Command {
     #[command(subcommand)]
     Privacy(privacy::PrivacyCommand),
     Stats(stats::Stats),
+    #[command(subcommand)]
+    Staff(staff::StaffCommand),
     #[command(subcommand)]
     Receipt(receipt::ReceiptCommand),
     #[command(subcommand)]
@@ -120,6 +124,7 @@ impl Cli {
             Command::Export(command) => block_on(command.run(&directory, as_json)),
             Command::Stats(command) => block_on(command.run(&directory, as_json)),
             Command::Privacy(command) => block_on(command.run(&directory, as_json)),
+            Command::Staff(command) => command.run(&directory, as_json),
             Command::Receipt(command) => command.run(&directory, as_json),
             Command::Keys(command) => command.run(&directory, as_json),
             Command::Views(command) => command.run(&directory, as_json),

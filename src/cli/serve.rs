@@ -9,19 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use arc_swap::ArcSwap;
 use rand::SeedableRng as _;
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::directory::{Directory, Opened, read_secret, replace};
+use super::watched::WatchedFile;
 use crate::config::Config;
 use crate::domain::RecipientName;
 use crate::grpc;
-use crate::grpc::tls::{self, SharedConfig};
+use crate::grpc::tls::{self, Tls};
 use crate::policy::Policy;
 use crate::service::clock::{Clock, SystemClock};
 use crate::service::keeper::Keeper;
@@ -66,8 +65,8 @@ impl Serve {
 }
 
 async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Result<()> {
-    let [public_tls, staff_tls] = certificates(directory, &config)?;
-    let [public_tls, staff_tls] = [public_tls, staff_tls].map(|tls| Arc::new(ArcSwap::new(tls)));
+    let mut revoked = WatchedFile::new(directory.join(&config.staff.revoked));
+    let [public_tls, staff_tls] = certificates(directory, &config)?.map(watch::Sender::new);
     let policy = Arc::new(directory.policy()?);
     let targets = webhooks(directory, &config, &policy)?;
     let settings = Settings {
@@ -106,8 +105,9 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     };
     let mut public = tokio::spawn(grpc::serve_public(
         public,
-        Arc::clone(&public_tls),
+        public_tls.subscribe(),
         config.public.limits,
+        config.public.guessing,
         Arc::clone(&service),
         until(ended.clone()),
     ));
@@ -117,7 +117,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     ];
     let mut staff = tokio::spawn(grpc::serve_staff(
         staff,
-        Arc::clone(&staff_tls),
+        staff_tls.subscribe(),
         config.staff.limits,
         service,
         until(ended),
@@ -125,7 +125,11 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
 
     let (from, shared) = (directory.clone(), [public_tls, staff_tls]);
     tokio::spawn(async move {
-        while reload.recv().await.is_some() {
+        loop {
+            tokio::select! {
+                Some(()) = reload.recv() => {}
+                () = revoked.changed() => {}
+            }
             exchange(&from, &config, &shared);
         }
     });
@@ -237,7 +241,7 @@ fn webhooks(
 }
 
 /// What both listeners serve with, the public one first.
-fn certificates(directory: &Directory, config: &Config) -> anyhow::Result<[Arc<ServerConfig>; 2]> {
+fn certificates(directory: &Directory, config: &Config) -> anyhow::Result<[Arc<Tls>; 2]> {
     let public = {
         let [certificate, key] =
             [&config.public.certificate, &config.public.key].map(|file| directory.join(file));
@@ -245,22 +249,23 @@ fn certificates(directory: &Directory, config: &Config) -> anyhow::Result<[Arc<S
         tls::public_config(&certificate, &key)?
     };
     let staff = {
-        let [certificate, key, ca] =
-            [&config.staff.certificate, &config.staff.key, &config.staff.client_ca]
+        let staff = &config.staff;
+        let [certificate, key, ca, revoked] =
+            [&staff.certificate, &staff.key, &staff.client_ca, &staff.revoked]
                 .map(|file| directory.join(file));
         check_validity(&certificate)?;
-        tls::staff_config(&certificate, &key, &ca)?
+        tls::staff_config(&certificate, &key, &ca, &revoked)?
     };
     Ok([public, staff])
 }
 
-/// Serves new connections with the certificates that are there now. Where they are of no use the
-/// server goes on with those it has.
-fn exchange(directory: &Directory, config: &Config, shared: &[SharedConfig; 2]) {
+/// Serves new connections with the certificates that are there now, and ends those of staff whose
+/// own is not admitted any more. Where they are of no use the server goes on with those it has.
+fn exchange(directory: &Directory, config: &Config, shared: &[watch::Sender<Arc<Tls>>; 2]) {
     match certificates(directory, config) {
         Ok(new) => {
             for (shared, new) in shared.iter().zip(new) {
-                shared.store(new);
+                shared.send_replace(new);
             }
             tracing::info!("the certificates were read again");
         }
