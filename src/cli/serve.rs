@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rand::SeedableRng as _;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -65,7 +65,7 @@ impl Serve {
 }
 
 async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Result<()> {
-    let mut revoked = WatchedFile::new(directory.join(&config.staff.revoked));
+    let revoked = WatchedFile::new(directory.join(&config.staff.revoked));
     let [public_tls, staff_tls] = certificates(directory, &config)?.map(watch::Sender::new);
     let policy = Arc::new(directory.policy()?);
     let targets = webhooks(directory, &config, &policy)?;
@@ -92,7 +92,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         Arc::new(Service::new(Arc::clone(&store), writer, Arc::clone(&clock), receipts, settings));
 
     // Before anyone is told that there is a server to be ended.
-    let mut reload = signal(SignalKind::hangup())?;
+    let reload = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let public = listen(config.public.listen).await?;
@@ -123,16 +123,8 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         until(ended),
     ));
 
-    let (from, shared) = (directory.clone(), [public_tls, staff_tls]);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                Some(()) = reload.recv() => {}
-                () = revoked.changed() => {}
-            }
-            exchange(&from, &config, &shared);
-        }
-    });
+    let shared = [public_tls, staff_tls];
+    tokio::spawn(renew(directory.clone(), config, shared, reload, revoked));
     let failure: Option<anyhow::Error> = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -257,6 +249,23 @@ fn certificates(directory: &Directory, config: &Config) -> anyhow::Result<[Arc<T
         tls::staff_config(&certificate, &key, &ca, &revoked)?
     };
     Ok([public, staff])
+}
+
+/// Reads the certificates again at each signal, and when the list of revoked ones is another.
+async fn renew(
+    directory: Directory,
+    config: Config,
+    shared: [watch::Sender<Arc<Tls>>; 2],
+    mut reload: Signal,
+    mut revoked: WatchedFile,
+) {
+    loop {
+        tokio::select! {
+            Some(()) = reload.recv() => {}
+            () = revoked.changed() => {}
+        }
+        exchange(&directory, &config, &shared);
+    }
 }
 
 /// Serves new connections with the certificates that are there now, and ends those of staff whose
