@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Product;
 use crate::grpc::{Limits, Range};
 use crate::ops::LoopbackAddr;
+use crate::service::guessing::GuessLimits;
 use crate::telemetry::LogSettings;
 
 /// Where the erasure ledger lies by default.
@@ -91,6 +92,9 @@ pub struct PublicListener {
     /// What one client may cost.
     #[serde(default)]
     pub limits: Limits,
+    /// How often keys and addresses may be tried.
+    #[serde(default)]
+    pub guessing: GuessLimits,
 }
 
 /// The listener for staff.
@@ -105,6 +109,10 @@ pub struct StaffListener {
     pub key: PathBuf,
     /// The CA whose certificates name staff, PEM.
     pub client_ca: PathBuf,
+    /// Lists of revoked staff certificates (CRLs), PEM. Where there is no such file, none is
+    /// revoked. `tls/staff-revoked.pem`.
+    #[serde(default = "staff_revoked")]
+    pub revoked: PathBuf,
     /// What one client may cost.
     #[serde(default)]
     pub limits: Limits,
@@ -150,6 +158,10 @@ fn drain_seconds() -> u16 {
     10
 }
 
+fn staff_revoked() -> PathBuf {
+    "tls/staff-revoked.pem".into()
+}
+
 fn system_cas() -> PathBuf {
     "/etc/ssl/certs/ca-certificates.crt".into()
 }
@@ -180,6 +192,14 @@ impl Config {
             return Err(ConfigError::Value("issuer", "must have 1 to 256 bytes"));
         }
         config.in_range()?;
+        for (name, limits) in [
+            ("public.limits.idle_seconds", config.public.limits),
+            ("staff.limits.idle_seconds", config.staff.limits),
+        ] {
+            if limits.idle_seconds <= limits.call_seconds {
+                return Err(ConfigError::Value(name, "must be more than call_seconds"));
+            }
+        }
         config.leases()?;
         Ok(config)
     }
@@ -235,6 +255,11 @@ mod tests {
         for (right, wrong, named) in [
             ("issuer", "isuer", "isuer"),
             ("127.0.0.1:8443", "localhost", "line "),
+            (
+                "#= idle_seconds = 12",
+                "[public.limits]\nidle_seconds = 10",
+                "public.limits.idle_seconds",
+            ),
             ("#= queue = 4096", "[storage]\nqueue = 0", "storage.queue"),
             ("[public]\n", "[ops]\nlisten = \"0.0.0.0:9464\"\n[public]\n", "this machine"),
             ("[public]\n", "[lease_days]\nApp = 0\n[public]\n", "lease_days"),

@@ -25,7 +25,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ),
     ("grpc", &["backup", "domain", "metrics", "proto", "service"]),
     ("webhook", &["domain", "service"]),
-    ("config", &["domain", "grpc", "ops", "telemetry"]),
+    ("config", &["domain", "grpc", "ops", "service", "telemetry"]),
     (
         "cli",
         &[

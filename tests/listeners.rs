@@ -1,10 +1,15 @@
-//! Promise: what one client may cost is bounded, and certificates can be exchanged while serving.
+//! Promise: what one client may cost is bounded, and certificates can be exchanged and revoked while
+//! serving.
 
 mod support;
 
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use countersign::proto::v1::GetSigningKeysRequest;
+use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -71,8 +76,7 @@ async fn connect(
     Ok(stream)
 }
 
-/// A test that waits for so long has failed. Far above the bounds that are set here, and below the
-/// default for idle connections.
+/// A test that waits for so long has failed. Far above the bounds that are set here.
 const FOREVER: Duration = Duration::from_secs(30);
 
 /// Returns when the server has closed the connection.
@@ -99,7 +103,7 @@ async fn who_does_not_finish_the_handshake_is_turned_out() {
 #[tokio::test]
 async fn who_is_silent_for_long_is_turned_out() {
     let place = Place::new();
-    let server = bounded(&place, "idle_seconds = 1");
+    let server = bounded(&place, "idle_seconds = 2\ncall_seconds = 1");
     let tls = client(&server, None);
     closed(connect(server.public_address(), &tls).await.unwrap()).await;
     server.receipt_keys().await;
@@ -114,7 +118,9 @@ async fn there_are_so_many_connections_and_no_more() {
     for _ in 0..3 {
         open.push(connect(server.public_address(), &tls).await.unwrap());
     }
-    assert!(connect(server.public_address(), &tls).await.is_err());
+    // The oldest of those without a call makes room, once all are a second old.
+    while connect(server.public_address(), &tls).await.is_err() {}
+    closed(open.remove(0)).await;
     // A place is free once the server has seen one go.
     let mut leaving = open.pop().unwrap();
     leaving.shutdown().await.unwrap();
@@ -162,4 +168,120 @@ async fn new_certificates_serve_without_a_restart() {
         tokio::task::yield_now().await;
     }
     connect(server.public_address(), &after).await.unwrap();
+}
+
+/// How often certificates are exchanged.
+const ROTATIONS: usize = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_rotations_under_load_fail_no_call() {
+    let (place, other) = (Place::new(), Place::new());
+    // Whoever is served by either CA is content.
+    let mut cas = fs::read_to_string(place.directory().join("tls/server-ca.pem")).unwrap();
+    cas += &fs::read_to_string(other.directory().join("tls/server-ca.pem")).unwrap();
+    let server = place.start();
+    let tls = |server: &Server| {
+        let mut roots = RootCertStore::empty();
+        for ca in CertificateDer::pem_slice_iter(cas.as_bytes()) {
+            roots.add(ca.unwrap()).unwrap();
+        }
+        let mut config = ClientConfig::clone(&client(server, None));
+        config = ClientConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        // The certificate is to be seen each time.
+        config.resumption = rustls::client::Resumption::disabled();
+        Arc::new(config)
+    };
+    let tls = tls(&server);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let endpoint = server.public_endpoint_with(&cas);
+    let callers = [true, false].map(|stays| {
+        let (stop, endpoint) = (Arc::clone(&stop), endpoint.clone());
+        tokio::spawn(async move {
+            let mut app = ActivationServiceClient::new(endpoint.connect().await.unwrap());
+            let mut calls = 0;
+            while !stop.load(Ordering::Relaxed) {
+                if !stays {
+                    app = ActivationServiceClient::new(endpoint.connect().await.unwrap());
+                }
+                app.get_signing_keys(GetSigningKeysRequest {}).await.expect("no call is lost");
+                calls += 1;
+            }
+            calls
+        })
+    });
+
+    let pairs = [&place, &other].map(|place| {
+        ["pem", "key"].map(|end| fs::read(place.directory().join(format!("tls/server.{end}"))))
+    });
+    for rotation in 1..=ROTATIONS {
+        let [certificate, key] = &pairs[rotation % 2];
+        let [certificate, key] = [certificate, key].map(|file| file.as_ref().unwrap());
+        fs::write(place.directory().join("tls/server.pem"), certificate).unwrap();
+        fs::write(place.directory().join("tls/server.key"), key).unwrap();
+        server.signal("HUP");
+        let expected = CertificateDer::from_pem_slice(certificate).unwrap();
+        loop {
+            let stream = connect(server.public_address(), &tls).await.unwrap();
+            if stream.get_ref().1.peer_certificates().unwrap()[0] == expected {
+                break;
+            }
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        let calls: usize = caller.await.unwrap();
+        assert!(calls > ROTATIONS, "{calls}");
+    }
+}
+
+/// Within that a revoked certificate is of no use.
+const REVOKED_WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_revoked_certificate_is_out_with_its_connections() {
+    let place = Place::new();
+    let server = place.start();
+    let [support, privacy, issuer] =
+        ["support", "privacy", "issuer"].map(|role| client(&server, Some(role)));
+    let staff = server.staff_address();
+    let out = connect(staff, &support).await.unwrap();
+    let next = connect(staff, &issuer).await.unwrap();
+    let mut stays = connect(staff, &privacy).await.unwrap();
+
+    let revoked = Instant::now();
+    let said = place.run(&["staff", "revoke", "support"]);
+    assert!(said.status.success(), "{said:?}");
+    closed(out).await;
+    assert!(revoked.elapsed() < REVOKED_WITHIN, "{:?}", revoked.elapsed());
+    // Nor does it come back, by a session of before or anew.
+    for _ in 0..3 {
+        assert!(connect(staff, &support).await.is_err());
+    }
+    assert!(server.history("ada@example.com").await.is_err());
+
+    // The list grows, and others are not meant.
+    assert!(place.run(&["staff", "revoke", "issuer"]).status.success());
+    closed(next).await;
+    assert!(connect(staff, &support).await.is_err());
+    let ping = [&b"\0\0\x08\x06\0\0\0\0\0"[..], &[7; 8]].concat();
+    stays.write_all(&ping).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(8).any(|bytes| bytes == [7; 8]) {
+        assert_ne!(stays.read_buf(&mut answer).await.unwrap(), 0, "it is still there");
+    }
+
+    // A list that cannot be read changes nothing.
+    fs::write(place.directory().join("tls/staff-revoked.pem"), "nonsense").unwrap();
+    while !fs::read_to_string(place.log_path()).unwrap().contains("stay as they were") {
+        tokio::task::yield_now().await;
+    }
+    assert!(connect(staff, &support).await.is_err());
+    connect(staff, &privacy).await.unwrap();
+    assert!(!place.run(&["staff", "revoke", "../server"]).status.success());
 }

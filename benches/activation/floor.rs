@@ -1,7 +1,6 @@
 //! The floor: what the transport and one signature cost. Messages have the sizes of real ones.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
@@ -38,7 +37,11 @@ pub(crate) fn serve(directory: &Path) {
         let service = Stateless(SigningKey::from_bytes(&[1; 32]));
         transport(limits)
             .add_service(ActivationServiceServer::new(service))
-            .serve_with_incoming(connections(listener, Arc::new(config.into()), limits))
+            .serve_with_incoming(connections(
+                listener,
+                tokio::sync::watch::Sender::new(config).subscribe(),
+                limits,
+            ))
             .await
             .unwrap();
     });

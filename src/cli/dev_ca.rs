@@ -9,12 +9,16 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType, SerialNumber,
 };
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
-use crate::domain::Role;
+use crate::domain::{Role, Timestamp};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -48,6 +52,55 @@ pub(super) fn write(directory: &Path, year: u16) -> anyhow::Result<()> {
         write_pair(&staff_directory, name, &staff, &staff_ca)?;
     }
     Ok(())
+}
+
+/// The list of revoked staff certificates with `staff/<name>.pem` added to those of the list before,
+/// which may be empty; PEM, signed by the staff CA. It is written anew each time, and never expires:
+/// the server takes a list for what it says, however old.
+pub(super) fn revoke(
+    directory: &Path,
+    name: &str,
+    before: &[u8],
+    now: Timestamp,
+) -> anyhow::Result<String> {
+    let read = |name: String| {
+        let path = directory.join(name);
+        fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))
+    };
+    let certificate = CertificateDer::from_pem_slice(&read(format!("staff/{name}.pem"))?)
+        .with_context(|| format!("staff/{name}.pem holds no certificate"))?;
+    let (_, certificate) = X509Certificate::from_der(&certificate)
+        .with_context(|| format!("staff/{name}.pem holds a certificate that cannot be read"))?;
+    let mut serials = vec![certificate.raw_serial().to_vec()];
+    if !before.is_empty() {
+        let unreadable = "the list of revoked certificates cannot be read; repair or remove it";
+        let list = CertificateRevocationListDer::from_pem_slice(before).context(unreadable)?;
+        let (_, list) = CertificateRevocationList::from_der(&list).context(unreadable)?;
+        serials.extend(list.iter_revoked_certificates().map(|known| known.raw_serial().to_vec()));
+    }
+    serials.sort_unstable();
+    serials.dedup();
+
+    let key = Zeroizing::new(String::from_utf8(read("staff-ca.key".to_owned())?)?);
+    let ca = CertificateDer::from_pem_slice(&read("staff-ca.pem".to_owned())?)
+        .context("staff-ca.pem holds no certificate")?;
+    let issuer = rcgen::Issuer::from_ca_cert_der(&ca, KeyPair::from_pem(&key)?)?;
+    let today = rcgen::date_time_ymd(i32::from(now.year()), 1, 1);
+    let revoked = |serial: &Vec<u8>| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: today,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: today,
+        next_update: rcgen::date_time_ymd(9999, 12, 31),
+        crl_number: SerialNumber::from(u64::try_from(serials.len())?),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(revoked).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(list.signed_by(&issuer)?.pem()?)
 }
 
 fn parameters(name: &str, year: u16, years: u16) -> CertificateParams {

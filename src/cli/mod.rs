@@ -18,9 +18,11 @@ mod ready;
 mod receipt;
 mod restore;
 mod serve;
+mod staff;
 mod stats;
 mod verify;
 mod views;
+mod watched;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +75,8 @@ enum Command {
     #[command(subcommand)]
     Privacy(privacy::PrivacyCommand),
     Stats(stats::Stats),
+    #[command(subcommand)]
+    Staff(staff::StaffCommand),
     #[command(subcommand)]
     Receipt(receipt::ReceiptCommand),
     #[command(subcommand)]
@@ -134,6 +138,7 @@ impl Cli {
             Command::Export(command) => block_on(command.run(&directory, as_json)),
             Command::Stats(command) => block_on(command.run(&directory, as_json)),
             Command::Privacy(command) => block_on(command.run(&directory, as_json)),
+            Command::Staff(command) => command.run(&directory, as_json),
             Command::Receipt(command) => command.run(&directory, as_json),
             Command::Keys(command) => command.run(&directory, as_json),
             Command::Backup(command) => command.run(&directory, as_json),

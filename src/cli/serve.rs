@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use arc_swap::ArcSwap;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
 use tokio::net::{TcpListener, UnixListener};
@@ -28,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::directory::{Directory, Opened, replace};
+use super::watched::WatchedFile;
 use crate::backup::{Follower, Source};
 use crate::config::Config;
 use crate::domain::RecipientName;
@@ -89,8 +89,8 @@ impl Serve {
 }
 
 async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Result<()> {
-    let [public_tls, staff_tls] =
-        certificates(directory, &config)?.map(|tls| Arc::new(ArcSwap::new(tls)));
+    let revoked = WatchedFile::new(directory.join(&config.staff.revoked));
+    let [public_tls, staff_tls] = certificates(directory, &config)?.map(watch::Sender::new);
     let policy = CurrentPolicy::from(directory.policy()?);
     let targets = webhooks(directory, &config, &policy.get())?;
     let settings = settings(directory, &config, &policy, &targets)?;
@@ -129,8 +129,9 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     };
     let mut public = tokio::spawn(grpc::serve_public(
         public,
-        Arc::clone(&public_tls),
+        public_tls.subscribe(),
         config.public.limits,
+        config.public.guessing,
         Arc::clone(&service),
         Arc::clone(&metrics),
         until(ended.clone()),
@@ -141,7 +142,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     ];
     let mut staff = tokio::spawn(grpc::serve_staff(
         staff,
-        Arc::clone(&staff_tls),
+        staff_tls.subscribe(),
         config.staff.limits,
         Arc::clone(&service),
         metrics,
@@ -153,7 +154,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
 
     let bound = Duration::from_secs(config.drain_seconds.into());
     let tls = [public_tls, staff_tls];
-    Reloaded { directory: directory.clone(), config, tls, policy }.at_each(hangup);
+    Reloaded { directory: directory.clone(), config, tls, policy }.at_each(hangup, revoked);
     let failure: Option<anyhow::Error> = tokio::select! {
         () = end_signals.next() => None,
         result = &mut stopped => Some(writer_ended(result)),

@@ -1,23 +1,39 @@
 //! `ActivationService`, on the public listener.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status};
 
+use super::connection::Peer;
 use super::convert::bytes;
-use super::status::{Fields, status};
-use crate::domain::{Email, LicenseKey};
+use super::status::{Fields, status, too_many};
+use crate::domain::{Email, LicenseKey, Rejection};
+use crate::metrics::Metrics;
 use crate::proto::v1::activation_service_server::ActivationService;
 use crate::proto::v1::{
     ActivateRequest, ActivateResponse, CheckRequest, CheckResponse, DeactivateRequest,
     DeactivateResponse, GetSigningKeysRequest, GetSigningKeysResponse, RenewRequest, RenewResponse,
     Standing,
 };
-use crate::service::Service;
 use crate::service::activation::{Activate, Standing as Found};
+use crate::service::guessing::Guesses;
+use crate::service::{Service, ServiceError};
+
+/// When a license is said not to be found, after the call came in: far above what it takes to look. So
+/// the answer tells nothing of what was there on the way to it; a key that exists was once told from one
+/// that does not by 4 µs.
+const NOT_FOUND_AFTER: Duration = Duration::from_millis(2);
 
 /// What apps call.
-pub(super) struct ActivationHandler(pub Arc<Service>);
+pub(super) struct ActivationHandler {
+    pub service: Arc<Service>,
+    /// Counted here, where it is known who calls. What needs a receipt needs no counting: a forged
+    /// one is refused by its signature.
+    pub guesses: Guesses,
+    pub metrics: Arc<Metrics>,
+}
 
 #[tonic::async_trait]
 impl ActivationService for ActivationHandler {
@@ -25,6 +41,8 @@ impl ActivationService for ActivationHandler {
         &self,
         request: Request<ActivateRequest>,
     ) -> Result<Response<ActivateResponse>, Status> {
+        let began = Instant::now();
+        let client = request.extensions().get::<Peer>().and_then(|peer| peer.client);
         let request = request.into_inner();
         let mut fields = Fields::default();
         let email = match request.email.as_str() {
@@ -39,8 +57,27 @@ impl ActivationService for ActivationHandler {
         ) else {
             return Err(fields.refusal());
         };
+        if let Some(client) = client {
+            let checked = self.guesses.check(client, &key, email.as_ref(), began.into_std());
+            checked.map_err(|wait| {
+                self.metrics.rate_limited();
+                too_many(wait)
+            })?;
+        }
+        let tried = (key.clone(), email.clone());
         let activate = Activate { email, key, nonce, binding };
-        let receipt = self.0.activate(activate).await.map_err(|error| status(&error))?;
+        // A license that is not found is known before anything is waited for, so that calls at once
+        // find out no more than one after the other.
+        let activated = self.service.activate(activate).await;
+        let is_missing =
+            matches!(&activated, Err(ServiceError::Rejected(Rejection::LicenseNotFound)));
+        if is_missing {
+            if let Some(client) = client {
+                self.guesses.failed(client, &tried.0, tried.1.as_ref(), began.into_std());
+            }
+            sleep_until(began + NOT_FOUND_AFTER).await;
+        }
+        let receipt = activated.map_err(|error| status(&error))?;
         Ok(Response::new(ActivateResponse { receipt }))
     }
 
@@ -48,7 +85,7 @@ impl ActivationService for ActivationHandler {
         &self,
         request: Request<RenewRequest>,
     ) -> Result<Response<RenewResponse>, Status> {
-        let receipt = self.0.renew(&request.into_inner().receipt).map_err(|e| status(&e))?;
+        let receipt = self.service.renew(&request.into_inner().receipt).map_err(|e| status(&e))?;
         Ok(Response::new(RenewResponse { receipt }))
     }
 
@@ -57,7 +94,7 @@ impl ActivationService for ActivationHandler {
         request: Request<DeactivateRequest>,
     ) -> Result<Response<DeactivateResponse>, Status> {
         let receipt = request.into_inner().receipt;
-        self.0.deactivate(&receipt).await.map_err(|error| status(&error))?;
+        self.service.deactivate(&receipt).await.map_err(|error| status(&error))?;
         Ok(Response::new(DeactivateResponse {}))
     }
 
@@ -65,7 +102,7 @@ impl ActivationService for ActivationHandler {
         &self,
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
-        let found = self.0.check(&request.into_inner().receipt).map_err(|e| status(&e))?;
+        let found = self.service.check(&request.into_inner().receipt).map_err(|e| status(&e))?;
         let standing = match found {
             Found::Good => Standing::Good,
             Found::Suspended => Standing::Suspended,
@@ -80,6 +117,6 @@ impl ActivationService for ActivationHandler {
         &self,
         _: Request<GetSigningKeysRequest>,
     ) -> Result<Response<GetSigningKeysResponse>, Status> {
-        Ok(Response::new(GetSigningKeysResponse { jwks: self.0.signing_keys() }))
+        Ok(Response::new(GetSigningKeysResponse { jwks: self.service.signing_keys() }))
     }
 }

@@ -1,4 +1,6 @@
-//! One TLS connection, as the gRPC server sees it.
+//! One TLS connection, as the gRPC server sees it. It ends by itself when its client is of no use:
+//! when no call ended for a while, however many bytes came and went; when its frames cost more than
+//! its calls are worth; and when it must make room for others or its certificate is withdrawn.
 
 use std::future::Future as _;
 use std::io;
@@ -7,15 +9,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::capped::Capped;
+use super::places::Place;
 use super::roles::identify;
+use super::traffic::Traffic;
 use crate::metrics::Connected as Counted;
 use crate::service::Staff;
+use crate::service::guessing::Client;
 
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -25,51 +29,73 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub struct Peer {
     /// The member of staff; `None` on the public listener, and for a certificate that names nobody.
     pub staff: Option<Staff>,
+    /// Whose guesses these are.
+    pub client: Option<Client>,
 }
 
-/// A connection whose TLS handshake is done and whose client speaks HTTP/2. It ends by itself when
-/// nothing was read or written for a while, and holds its place among all connections until then.
-pub struct Connection {
-    stream: TlsStream<TcpStream>,
-    /// The preface, read already, is read again by the HTTP/2 server.
-    replayed: usize,
-    peer: Peer,
-    idle: Duration,
-    last_use: Instant,
-    /// Fires when the connection may have been idle for long enough.
-    alarm: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
-    _counted: Option<Counted>,
-}
+/// A TLS stream whose client speaks HTTP/2: what it must send first has been read.
+pub(super) struct Greeted(TlsStream<Capped>);
 
-impl Connection {
+impl Greeted {
     /// Waits for the preface.
-    pub(super) async fn new(
-        mut stream: TlsStream<TcpStream>,
-        idle: Duration,
-        place: OwnedSemaphorePermit,
-    ) -> io::Result<Self> {
+    pub(super) async fn new(mut stream: TlsStream<Capped>) -> io::Result<Self> {
         let mut preface = [0; PREFACE.len()];
         stream.read_exact(&mut preface).await?;
         if preface != *PREFACE {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let certificates = stream.get_ref().1.peer_certificates();
-        let staff = certificates.and_then(|chain| chain.first()).and_then(|certificate| {
+        stream.get_mut().0.lift();
+        Ok(Self(stream))
+    }
+
+    /// The client's certificate, and those between it and the CA.
+    pub(super) fn certificates(&self) -> &[rustls::pki_types::CertificateDer<'static>] {
+        self.0.get_ref().1.peer_certificates().unwrap_or_default()
+    }
+}
+
+/// A connection. Holds its place among all until it is dropped.
+pub struct Connection {
+    stream: TlsStream<Capped>,
+    /// The preface, read already, is read again by the HTTP/2 server.
+    replayed: usize,
+    peer: Peer,
+    traffic: Traffic,
+    /// How long it may be of no use, and since when it is.
+    idle: Duration,
+    last_use: Instant,
+    /// Fires when it may have been of no use for long enough.
+    alarm: Pin<Box<Sleep>>,
+    place: Place,
+    _counted: Option<Counted>,
+}
+
+impl Connection {
+    /// A connection that began at `since`.
+    pub(super) fn new(
+        greeted: Greeted,
+        client: Client,
+        traffic: Traffic,
+        idle: Duration,
+        since: Instant,
+        place: Place,
+    ) -> Self {
+        let staff = greeted.certificates().first().and_then(|certificate| {
             identify(certificate)
                 .inspect_err(|error| tracing::info!("a staff certificate names nobody: {error}"))
                 .ok()
         });
-        Ok(Self {
-            stream,
+        Self {
+            stream: greeted.0,
             replayed: 0,
-            peer: Peer { staff },
+            peer: Peer { staff, client: Some(client) },
+            traffic,
             idle,
-            last_use: Instant::now(),
-            alarm: Box::pin(sleep(idle)),
-            _place: place,
+            last_use: since,
+            alarm: Box::pin(sleep_until(since + idle)),
+            place,
             _counted: None,
-        })
+        }
     }
 
     /// Has it counted for as long as it is open.
@@ -77,9 +103,17 @@ impl Connection {
         Self { _counted: Some(counted), ..self }
     }
 
-    /// Ready when nothing was read or written for too long. The alarm is set anew only when it
-    /// fires, which costs less than at each use.
-    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn is_of_use(&mut self, now: Instant) {
+        self.last_use = now;
+        self.place.use_at(now);
+    }
+
+    /// Ready when the connection must end. The alarm is set anew only when it fires, which costs
+    /// less than at each use.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.place.poll_lost(context).is_ready() {
+            return Poll::Ready(());
+        }
         loop {
             ready!(self.alarm.as_mut().poll(context));
             let end = self.last_use + self.idle;
@@ -87,6 +121,33 @@ impl Connection {
                 return Poll::Ready(());
             }
             self.alarm.as_mut().reset(end);
+        }
+    }
+
+    /// What cannot go on now goes on later, or never: a client that takes nothing must not hold a
+    /// connection by that.
+    fn unless_ended<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_pending() && self.poll_end(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        result
+    }
+
+    /// Looks at what was written.
+    fn written(&mut self, count: usize, slices: &[io::IoSlice<'_>]) {
+        let mut left = count;
+        let mut is_progress = false;
+        for slice in slices {
+            let part = &slice[..slice.len().min(left)];
+            left -= part.len();
+            is_progress |= self.traffic.sent(part);
+        }
+        if is_progress {
+            self.is_of_use(Instant::now());
         }
     }
 }
@@ -112,12 +173,27 @@ impl AsyncRead for Connection {
             self.replayed += count;
             return Poll::Ready(Ok(()));
         }
-        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) {
-            self.last_use = Instant::now();
-            return Poll::Ready(read);
+        // Asked before the bytes: who sends some all the time is not of use by that.
+        if self.poll_end(context).is_ready() {
+            // A client that calls at this moment learns that its call was not taken.
+            if let Some(farewell) = self.traffic.farewell() {
+                let _ = Pin::new(&mut self.stream).poll_write(context, &farewell);
+            }
+            // Nothing read: to the server the client has gone.
+            return Poll::Ready(Ok(()));
         }
-        // Nothing read: to the server the client has gone.
-        self.poll_idle(context).map(Ok)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let now = Instant::now();
+        match self.traffic.received(&buffer.filled()[before..], now) {
+            Ok(true) => self.is_of_use(now),
+            Ok(false) => {}
+            Err(abuse) => {
+                tracing::debug!("a connection was ended: {abuse}");
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, abuse)));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -127,9 +203,10 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        self.last_use = Instant::now();
-        Poll::Ready(written)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let count = ready!(self.unless_ended(context, written))?;
+        self.written(count, &[io::IoSlice::new(bytes)]);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write_vectored(
@@ -137,9 +214,10 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices));
-        self.last_use = Instant::now();
-        Poll::Ready(written)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let count = ready!(self.unless_ended(context, written))?;
+        self.written(count, slices);
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -147,10 +225,12 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.unless_ended(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.unless_ended(context, shut)
     }
 }

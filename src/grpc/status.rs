@@ -11,6 +11,7 @@ use crate::backup::BackupError;
 use crate::domain::Rejection;
 use crate::proto::ERROR_DOMAIN;
 use crate::service::ServiceError;
+use crate::service::guessing::TooMany;
 
 /// When to call again after an overload: the queue is empty much sooner, and clients spread.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
@@ -67,6 +68,14 @@ pub(super) fn backup(error: &BackupError) -> Status {
 pub(super) fn denied(text: &str) -> Status {
     let details = info("ROLE_MISSING", HashMap::new());
     Status::with_error_details(Code::PermissionDenied, text, details)
+}
+
+/// Too many licenses were not found of late.
+pub(super) fn too_many(TooMany(retry): TooMany) -> Status {
+    let mut details = info("TOO_MANY_ATTEMPTS", HashMap::new());
+    details.set_retry_info(Some(retry));
+    let text = "too many attempts with a key or an address that do not fit; call again later";
+    Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
 fn unavailable(reason: &str, text: String, retry: Duration) -> Status {

@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
@@ -16,8 +16,25 @@ use zeroize::Zeroizing;
 
 use crate::domain::Timestamp;
 
-/// What new connections are served with. It can be exchanged at any time.
-pub type SharedConfig = Arc<ArcSwap<ServerConfig>>;
+/// What a listener serves with.
+pub struct Tls {
+    pub(super) server: Arc<ServerConfig>,
+    /// What judges clients' certificates, where they must have one.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Tls {
+    /// Whether a client with this certificate, and those between it and the CA, may be there now.
+    pub(super) fn admits(&self, chain: &[CertificateDer<'static>]) -> bool {
+        match (&self.clients, chain.split_first()) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(clients), Some((own, between))) => {
+                clients.verify_client_cert(own, between, UnixTime::now()).is_ok()
+            }
+        }
+    }
+}
 
 /// HTTP/2, which is all that gRPC speaks.
 const ALPN: &[u8] = b"h2";
@@ -50,40 +67,50 @@ pub enum TlsError {
     /// The clients' certificates cannot be verified with this.
     #[error("{0} cannot serve to verify client certificates: {1}")]
     ClientCa(PathBuf, String),
+    /// The list of revoked certificates is none.
+    #[error(
+        "{0} holds no list of revoked certificates in PEM form; where none is, remove the file"
+    )]
+    Revoked(PathBuf),
     /// The TLS library refuses.
     #[error("TLS cannot be set up: {0}")]
     Library(#[from] rustls::Error),
 }
 
 /// For apps: no client certificate; sessions resume by tickets, which saves both sides work.
-pub fn public_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn public_config(certificate: &Path, key: &Path) -> Result<Arc<Tls>, TlsError> {
     let builder = builder(provider())?.with_no_client_auth();
     let mut config = with_pair(builder, certificate, key)?;
     config.ticketer = aws_lc_rs::Ticketer::new()?;
-    Ok(Arc::new(config))
+    Ok(Arc::new(Tls { server: Arc::new(config), clients: None }))
 }
 
-/// For staff: a client certificate of their own CA is a must. Sessions do not resume, because a
-/// resumed session would not check the certificate again.
+/// For staff: a client certificate of their own CA is a must, and not to be among those that `revoked`
+/// lists; where there is no such file, none is. Sessions do not resume, because a resumed session
+/// would not check the certificate again.
 pub fn staff_config(
     certificate: &Path,
     key: &Path,
     client_ca: &Path,
-) -> Result<Arc<ServerConfig>, TlsError> {
+    revoked: &Path,
+) -> Result<Arc<Tls>, TlsError> {
     let mut roots = RootCertStore::empty();
     for ca in certificates(client_ca)? {
         let added = roots.add(ca);
         added.map_err(|error| TlsError::ClientCa(client_ca.to_owned(), error.to_string()))?;
     }
     let provider = provider();
+    // A list covers the CA that signed it. What no list is about is not revoked.
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+        .with_crls(revocation_lists(revoked)?)
+        .allow_unknown_revocation_status()
         .build()
         .map_err(|error| TlsError::ClientCa(client_ca.to_owned(), error.to_string()))?;
-    let builder = builder(provider)?.with_client_cert_verifier(verifier);
+    let builder = builder(provider)?.with_client_cert_verifier(Arc::clone(&verifier));
     let mut config = with_pair(builder, certificate, key)?;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(config))
+    Ok(Arc::new(Tls { server: Arc::new(config), clients: Some(verifier) }))
 }
 
 /// For calls of our own to servers with certificates of these CAs.
@@ -118,6 +145,20 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         _ => Err(TlsError::NoCertificate(path.to_owned())),
+    }
+}
+
+/// The lists of revoked certificates in a file, which may be missing, or empty.
+fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let pem = match std::fs::read(path) {
+        Ok(pem) => pem,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(TlsError::Unreadable(path.to_owned(), error)),
+    };
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
+    match lists {
+        Ok(lists) if !lists.is_empty() || pem.is_empty() => Ok(lists),
+        _ => Err(TlsError::Revoked(path.to_owned())),
     }
 }
 

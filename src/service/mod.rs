@@ -4,6 +4,7 @@
 pub mod activation;
 pub mod clock;
 mod erasure;
+pub mod guessing;
 pub mod history;
 pub mod keeper;
 pub mod license;

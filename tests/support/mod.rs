@@ -199,6 +199,22 @@ impl Server {
         &self.staff
     }
 
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How an app connects.
+    pub fn public_endpoint(&self) -> Endpoint {
+        self.endpoint(&self.public, None)
+    }
+
+    /// How an app connects that trusts these CAs.
+    pub fn public_endpoint_with(&self, cas: &str) -> Endpoint {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(cas));
+        Endpoint::from_shared(format!("https://{}", self.public)).unwrap().tls_config(tls).unwrap()
+    }
+
     fn endpoint(&self, address: &str, identity: Option<Identity>) -> Endpoint {
         let ca = Certificate::from_pem(self.read("tls/server-ca.pem"));
         let tls = ClientTlsConfig::new().ca_certificate(ca);
@@ -208,7 +224,7 @@ impl Server {
 
     /// A connection as an app makes it; connects when it is used.
     pub fn channel(&self) -> Channel {
-        self.endpoint(&self.public, None).connect_lazy()
+        self.public_endpoint().connect_lazy()
     }
 
     /// A connection as staff in a role make it.

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use rustls::ServerConfig;
 use tokio::signal::unix::Signal;
+use tokio::sync::watch;
 
 use super::super::directory::{Directory, read_secret};
+use super::super::watched::WatchedFile;
 use crate::config::{Config, Webhook};
 use crate::domain::RecipientName;
-use crate::grpc::tls::{self, SharedConfig};
+use crate::grpc::tls::{self, Tls};
 use crate::policy::{CurrentPolicy, Policy};
 use crate::service::clock::{Clock as _, SystemClock};
 use crate::webhook::Target;
@@ -24,33 +25,44 @@ pub(super) struct Reloaded {
     /// What they are called.
     pub(super) config: Config,
     /// What the public and the staff listener serve with.
-    pub(super) tls: [SharedConfig; 2],
+    pub(super) tls: [watch::Sender<Arc<Tls>>; 2],
     /// What everybody keeps to.
     pub(super) policy: CurrentPolicy,
 }
 
 impl Reloaded {
-    /// Reads the files again at each signal, for as long as the process runs.
-    pub(super) fn at_each(self, mut signal: Signal) {
+    /// Reads the files again at each signal, and the certificates when the list of revoked ones is
+    /// another, for as long as the process runs.
+    pub(super) fn at_each(self, mut signal: Signal, mut revoked: WatchedFile) {
         tokio::spawn(async move {
-            while signal.recv().await.is_some() {
-                self.reload();
+            loop {
+                tokio::select! {
+                    Some(()) = signal.recv() => {
+                        self.reload_certificates();
+                        self.reload_policy();
+                    }
+                    () = revoked.changed() => self.reload_certificates(),
+                }
             }
         });
     }
 
-    /// New connections get the certificates that are there now, and whatever is asked from here on is
-    /// under the policy that is there now.
-    fn reload(&self) {
+    /// New connections get the certificates that are there now, and those of staff whose own is not
+    /// admitted any more end.
+    fn reload_certificates(&self) {
         match certificates(&self.directory, &self.config) {
             Ok(new) => {
                 for (shared, new) in self.tls.iter().zip(new) {
-                    shared.store(new);
+                    shared.send_replace(new);
                 }
                 tracing::info!("the certificates were read again");
             }
             Err(error) => tracing::error!("the certificates stay as they were: {error:#}"),
         }
+    }
+
+    /// Whatever is asked from here on is under the policy that is there now.
+    fn reload_policy(&self) {
         match self.new_policy() {
             Ok(new) => {
                 self.policy.replace(new);
@@ -73,7 +85,7 @@ impl Reloaded {
 pub(super) fn certificates(
     directory: &Directory,
     config: &Config,
-) -> anyhow::Result<[Arc<ServerConfig>; 2]> {
+) -> anyhow::Result<[Arc<Tls>; 2]> {
     let public = {
         let [certificate, key] =
             [&config.public.certificate, &config.public.key].map(|file| directory.join(file));
@@ -81,11 +93,12 @@ pub(super) fn certificates(
         tls::public_config(&certificate, &key)?
     };
     let staff = {
-        let [certificate, key, ca] =
-            [&config.staff.certificate, &config.staff.key, &config.staff.client_ca]
+        let staff = &config.staff;
+        let [certificate, key, ca, revoked] =
+            [&staff.certificate, &staff.key, &staff.client_ca, &staff.revoked]
                 .map(|file| directory.join(file));
         check_validity(&certificate)?;
-        tls::staff_config(&certificate, &key, &ca)?
+        tls::staff_config(&certificate, &key, &ca, &revoked)?
     };
     Ok([public, staff])
 }

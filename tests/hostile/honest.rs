@@ -1,0 +1,149 @@
+//! Honest clients, who must notice nothing; and what the server uses meanwhile.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use countersign::proto::v1::GetSigningKeysRequest;
+use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use tokio::task::JoinHandle;
+
+use crate::support::{Server, activation};
+
+/// How much the server's resident memory may grow.
+const MOST_GROWTH: u64 = 64 << 20;
+/// How much slower honest calls may become, at the 99th percentile.
+const MOST_SLOWER: u32 = 5;
+/// Below that nothing is slow: the attackers run on the same two processors, unoptimised.
+const NOT_SLOW: Duration = Duration::from_millis(150);
+/// The descriptors that a server has without connections.
+const OWN_DESCRIPTORS: usize = 64;
+/// Before an attack is measured, how fast calls are without.
+const CALM: Duration = Duration::from_secs(2);
+
+/// Clients that call until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<Vec<Duration>>>,
+}
+
+impl Load {
+    fn start(server: &Server, key: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        // Apps that stay connected and activate.
+        for _ in 0..2 {
+            let (mut app, key, stop) = (server.app(), key.to_owned(), Arc::clone(&stop));
+            tasks.push(tokio::spawn(async move {
+                let mut times = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let request = activation("ada@example.com", &key, rand::random());
+                    let before = Instant::now();
+                    app.activate(request).await.expect("no honest call is lost");
+                    times.push(before.elapsed());
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                times
+            }));
+        }
+        // And those that connect for each call.
+        let (endpoint, stop_too) = (server.public_endpoint(), Arc::clone(&stop));
+        tasks.push(tokio::spawn(async move {
+            let mut times = Vec::new();
+            while !stop_too.load(Ordering::Relaxed) {
+                let before = Instant::now();
+                let channel = endpoint.connect().await.expect("no honest client is kept out");
+                let mut app = ActivationServiceClient::new(channel);
+                let call = app.get_signing_keys(GetSigningKeysRequest {}).await;
+                call.expect("no honest call is lost");
+                times.push(before.elapsed());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            times
+        }));
+        Self { stop, tasks }
+    }
+
+    async fn end(self) -> Vec<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut times = Vec::new();
+        for task in self.tasks {
+            times.extend(task.await.unwrap());
+        }
+        times.sort_unstable();
+        times
+    }
+}
+
+fn p99(times: &[Duration]) -> Duration {
+    times[times.len() * 99 / 100]
+}
+
+/// A figure of the server's, in bytes.
+fn memory(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// A server with honest clients, and how fast their calls are when nothing else happens.
+pub(crate) struct Watched<'a> {
+    server: &'a Server,
+    key: String,
+    calm: Duration,
+}
+
+impl<'a> Watched<'a> {
+    /// Measures the calm.
+    pub(crate) async fn new(server: &'a Server) -> Self {
+        let key = server.issue("ada@example.com", "App", 100_000).await;
+        let load = Load::start(server, &key);
+        tokio::time::sleep(CALM).await;
+        let calm = p99(&load.end().await);
+        Self { server, key, calm }
+    }
+
+    /// Runs an attack, and fails if the server lets others feel it, or may be open for more than
+    /// `connections`.
+    pub(crate) async fn bears<T>(
+        &self,
+        name: &str,
+        connections: usize,
+        attack: impl Future<Output = T>,
+    ) -> T {
+        let pid = self.server.pid();
+        // The peak is counted from here on.
+        fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+        let before = memory(pid, "VmRSS");
+        let load = Load::start(self.server, &self.key);
+        let mut open = 0;
+        let began = Instant::now();
+        let mut attack = std::pin::pin!(attack);
+        let mut timer = tokio::time::interval(Duration::from_millis(100));
+        let result = loop {
+            tokio::select! {
+                result = &mut attack => break result,
+                _ = timer.tick() => open = open.max(descriptors(pid)),
+            }
+        };
+        let took = began.elapsed();
+        let times = load.end().await;
+        let grown = memory(pid, "VmHWM").saturating_sub(before);
+        let (calm, now) = (self.calm, p99(&times));
+        println!(
+            "{name}: {took:.1?}, {} honest calls, 99th percentile {now:.1?} (calm {calm:.1?}), \
+             {} KiB more, {open} descriptors",
+            times.len(),
+            grown >> 10
+        );
+        assert!(grown < MOST_GROWTH, "{name}: {grown} bytes more");
+        assert!(open <= connections + OWN_DESCRIPTORS, "{name}: {open} descriptors");
+        assert!(now <= NOT_SLOW.max(calm * MOST_SLOWER), "{name}: {now:?}, calm {calm:?}");
+        result
+    }
+}

@@ -1,0 +1,162 @@
+//! Clients that hold a connection by being slow, at each stage of it.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::ALONE;
+use crate::client::{
+    CONTINUATION, DATA, HEADERS, PING, PREFACE, Target, attacker, begin, call, call_fields, frame,
+};
+use crate::honest::Watched;
+use crate::support::Place;
+
+/// Each must be out by then.
+const OUT: Duration = Duration::from_secs(15);
+/// How often a slow client sends a little.
+const PACE: Duration = Duration::from_millis(500);
+/// So many of each kind.
+const OF_EACH: usize = 8;
+
+#[derive(Debug, Clone, Copy)]
+enum Slow {
+    Silent,
+    HalfOpenHandshake,
+    SilentAfterHandshake,
+    Preface,
+    Idle,
+    Alive,
+    Headers,
+    Body,
+    NeverReads,
+    NoWindow,
+}
+
+const ALL: [Slow; 10] = [
+    Slow::Silent,
+    Slow::HalfOpenHandshake,
+    Slow::SilentAfterHandshake,
+    Slow::Preface,
+    Slow::Idle,
+    Slow::Alive,
+    Slow::Headers,
+    Slow::Body,
+    Slow::NeverReads,
+    Slow::NoWindow,
+];
+
+/// Sends a piece at each pace until the server ends the connection.
+async fn dribble<S: AsyncRead + AsyncWrite + Send + 'static>(
+    stream: S,
+    begin: Vec<u8>,
+    piece: Vec<u8>,
+) {
+    let (mut reader, mut writer) = split(stream);
+    let ends = async move {
+        let mut buffer = [0; 4096];
+        while reader.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    };
+    let sends = async move {
+        let mut next = begin;
+        loop {
+            // That the server is gone is seen by reading.
+            let _ = writer.write_all(&next).await;
+            let _ = writer.flush().await;
+            sleep(PACE).await;
+            next.clone_from(&piece);
+        }
+    };
+    tokio::select! {
+        () = ends => {}
+        () = sends => {}
+    }
+}
+
+/// Is slow until it is turned out.
+async fn be(slow: Slow, target: &Target, from: Ipv4Addr) {
+    let http2 = || async { target.http2(from, b"").await.unwrap() };
+    match slow {
+        Slow::Silent => dribble(target.tcp(from).await.unwrap(), vec![], vec![]).await,
+        Slow::HalfOpenHandshake => {
+            // A record of 512 bytes, of which one comes at a time.
+            let record = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+            dribble(target.tcp(from).await.unwrap(), record, vec![0]).await;
+        }
+        Slow::SilentAfterHandshake => {
+            dribble(target.tls(from).await.unwrap(), vec![], vec![]).await;
+        }
+        Slow::Preface => {
+            let most = PREFACE[..PREFACE.len() - 1].to_vec();
+            dribble(target.tls(from).await.unwrap(), most, vec![]).await;
+        }
+        Slow::Idle => dribble(http2().await, vec![], vec![]).await,
+        Slow::Alive => dribble(http2().await, vec![], frame(PING, 0, 0, &[0; 8])).await,
+        Slow::Headers => {
+            let headers = frame(HEADERS, 0, 1, &call_fields());
+            dribble(http2().await, headers, frame(CONTINUATION, 0, 1, &[])).await;
+        }
+        Slow::Body => dribble(http2().await, begin(1), frame(DATA, 0, 1, &[0])).await,
+        Slow::NeverReads => {
+            let mut stream = http2().await;
+            for number in 0.. {
+                if stream.write_all(&call(2 * number + 1)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        Slow::NoWindow => {
+            // SETTINGS_INITIAL_WINDOW_SIZE 0: the answers' messages cannot be sent.
+            let stream = target.http2(from, &[0, 4, 0, 0, 0, 0]).await.unwrap();
+            let keys = keys_call();
+            dribble(stream, keys, frame(PING, 0, 0, &[0; 8])).await;
+        }
+    }
+}
+
+/// A call whose answer has a message.
+fn keys_call() -> Vec<u8> {
+    use crate::client::{END_HEADERS, END_STREAM, field, message};
+    let fields = [
+        field(":method", b"POST"),
+        field(":scheme", b"https"),
+        field(":path", b"/countersign.v1.ActivationService/GetSigningKeys"),
+        field(":authority", b"localhost"),
+        field("content-type", b"application/grpc"),
+        field("te", b"trailers"),
+    ]
+    .concat();
+    [frame(HEADERS, END_HEADERS, 1, &fields), frame(DATA, END_STREAM, 1, &message(false, b""))]
+        .concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_clients_are_turned_out() {
+    let _alone = ALONE.lock().await;
+    let place = Place::new();
+    let server = place.start();
+    let target = Target::of(&server);
+    let watched = Watched::new(&server).await;
+    let attack = async {
+        let mut clients = JoinSet::new();
+        for (kind, slow) in ALL.into_iter().enumerate() {
+            for _ in 0..OF_EACH {
+                let target = target.clone();
+                clients.spawn(async move {
+                    let began = Instant::now();
+                    let out = timeout(OUT, be(slow, &target, attacker(kind))).await;
+                    assert!(out.is_ok(), "{slow:?} is still there after {OUT:?}");
+                    (slow, began.elapsed())
+                });
+            }
+        }
+        clients.join_all().await
+    };
+    let out = watched.bears("slow clients", ALL.len() * OF_EACH + 16, attack).await;
+    for kind in ALL {
+        let same = out.iter().filter(|(slow, _)| format!("{slow:?}") == format!("{kind:?}"));
+        println!("{kind:?}: out after {:.1?}", same.map(|(_, took)| took).max().unwrap());
+    }
+}
