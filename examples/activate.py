@@ -21,6 +21,15 @@ from grpc_status import rpc_status
 from countersign.v1 import activation_pb2, activation_pb2_grpc
 
 
+# The server is busy, or the answer is late or lost: whether there is an activation is unknown.
+NO_ANSWER = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
+ANSWER_TIMEOUT_SECONDS = 30
+
+
 def base64url(data):
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -37,9 +46,9 @@ def activate(server, request):
     """The receipt. Safe to repeat: the request's nonce takes one seat, however often it is sent."""
     while True:
         try:
-            return server.Activate(request).receipt
+            return server.Activate(request, timeout=ANSWER_TIMEOUT_SECONDS).receipt
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE:
+            if error.code() not in NO_ANSWER:
                 reason = detail(error, error_details_pb2.ErrorInfo).reason
                 sys.exit(f"{reason}: {error.details()}")
             delay = detail(error, error_details_pb2.RetryInfo).retry_delay

@@ -12,6 +12,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+/// How long to wait for an answer before asking again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,12 +33,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(std::fs::read(ca)?));
-    let channel = Endpoint::from_shared(url)?.tls_config(tls)?.connect().await?;
+    let endpoint = Endpoint::from_shared(url)?;
+    // With any other scheme the transport would leave TLS out without a word.
+    if endpoint.uri().scheme_str() != Some("https") {
+        return Err("the URL must begin with https://".into());
+    }
+    let channel = endpoint.tls_config(tls)?.timeout(ANSWER_TIMEOUT).connect().await?;
     let mut server = ActivationServiceClient::new(channel);
     let receipt = loop {
         match server.activate(request.clone()).await {
             Ok(answer) => break answer.into_inner().receipt,
-            Err(status) if status.code() == Code::Unavailable => {
+            Err(status) if has_no_answer(&status) => {
                 tokio::time::sleep(retry_delay(&status)).await;
             }
             Err(status) => {
@@ -52,6 +60,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("{} is licensed for {} seats", claims.product.as_str(), claims.license.seats);
     Ok(())
+}
+
+/// The server is busy, or the answer is late or lost: whether there is an activation is unknown.
+fn has_no_answer(status: &Status) -> bool {
+    // What the transport itself says has a source; what the server says has none.
+    status.source().is_some()
+        || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
 fn retry_delay(status: &Status) -> Duration {

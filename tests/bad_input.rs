@@ -4,6 +4,8 @@
 mod support;
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -325,6 +327,99 @@ fn a_read_only_directory_is_told() {
     fs::remove_dir(&lock).unwrap();
     assert!(place.start().terminate().success());
     assert!(!place.directory().join("run/listening").exists());
+}
+
+#[test]
+fn a_file_that_is_missing_is_named_with_what_to_do() {
+    let place = Place::new();
+    for (name, advice) in [
+        ("policy.toml", "put it back"),
+        ("keys/actors.pub", "put it back"),
+        ("data", "is data/ there"),
+        ("tls/server.key", "correct its path in countersign.toml"),
+    ] {
+        let path = place.directory().join(name);
+        fs::rename(&path, place.beside("away")).unwrap();
+        let refusal = place.refusal();
+        assert!(refusal.contains(name) && refusal.contains(advice), "{name}: {refusal}");
+        fs::rename(place.beside("away"), &path).unwrap();
+    }
+    let other = Place::new();
+    let key = fs::read(other.directory().join("tls/server.key")).unwrap();
+    fs::write(place.directory().join("tls/server.key"), key).unwrap();
+    let refusal = place.refusal();
+    assert!(refusal.contains("put the key there that the certificate was made for"), "{refusal}");
+}
+
+/// Runs a client command that must fail, and gives its exit code and its message.
+fn failure(place: &Place, arguments: &[&str]) -> (i32, String) {
+    let output = place.run(arguments);
+    assert!(output.stdout.is_empty(), "{output:?}");
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_client_that_does_not_fit_the_server_is_told_why() {
+    let place = Place::new();
+    let server = place.start();
+    let other = Place::new();
+    let theirs = |name: &str| other.directory().join("tls").join(name).display().to_string();
+    let history = ["history", "--email", ADA];
+
+    let (certificate, key) = (theirs("staff/support.pem"), theirs("staff/support.key"));
+    let foreign = [&history[..], &["--cert", &certificate, "--key", &key]].concat();
+    let (code, told) = failure(&place, &foreign);
+    assert!(code == 4 && told.contains("signed by its staff CA"), "{code} {told}");
+
+    let public = format!("https://{}", server.public_address());
+    let (code, told) = failure(&place, &[&history[..], &["--endpoint", &public]].concat());
+    assert!(code == 3 && told.contains("not its staff listener"), "{code} {told}");
+
+    let ca = theirs("server-ca.pem");
+    let (code, told) = failure(&place, &[&history[..], &["--ca", &ca]].concat());
+    assert!(code == 4 && told.contains("not of the CA in") && told.contains("--ca"), "{told}");
+
+    let ours = place.directory().join("tls/staff/support.pem").display().to_string();
+    let mixed = [&history[..], &["--cert", &ours, "--key", &key]].concat();
+    let (code, told) = failure(&place, &mixed);
+    assert!(code == 1 && told.contains("that the key is the certificate's"), "{code} {told}");
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn nothing_is_sent_without_tls() {
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    for arguments in [
+        &["activate", "--email", ADA, "--key", "00000-00000-00000-00000-000150"][..],
+        &["check", "--receipt", "receipt"],
+        &["history", "--email", ADA],
+    ] {
+        let (code, told) = failure(&place, &[arguments, &["--endpoint", &url]].concat());
+        assert!(code == 2 && told.contains("nothing is sent without TLS"), "{code} {told}");
+    }
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_client_command_makes_no_directory() {
+    let place = Place::empty();
+    let activate = ["activate", "--email", ADA, "--key", "00000-00000-00000-00000-000150"];
+    let (code, told) = failure(&place, &activate);
+    assert!(code == 4 && told.contains("is it running?"), "{code} {told}");
+    assert!(!place.directory().exists());
+
+    let elsewhere = Place::new();
+    let server = elsewhere.start();
+    let url = format!("https://{}", server.public_address());
+    let ca = elsewhere.directory().join("tls/server-ca.pem").display().to_string();
+    let there = [&activate[..], &["--endpoint", &url, "--ca", &ca]].concat();
+    let (code, told) = failure(&place, &there);
+    assert!(code == 1 && told.contains("name it with --dir"), "{code} {told}");
+    assert!(!place.directory().exists());
+    place.start_dev();
 }
 
 #[test]

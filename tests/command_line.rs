@@ -2,9 +2,13 @@
 
 mod support;
 
-use std::fs;
-use std::process::Command;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
 
+use countersign::domain::{ActivationId, Binding, LicenseKey, Product, Timestamp};
+use countersign::receipt::{Claims, KeyRing, LicenseClaims, key_thumbprint};
 use serde_json::Value;
 use support::{Place, exported_data};
 
@@ -80,7 +84,9 @@ fn a_license_goes_its_way_from_issue_to_export() {
     let shown = json(&place, &["license", "show", key]);
     assert_eq!((&shown["used"], &shown["status"]), (&1.into(), &"active".into()));
     assert_eq!(json(&place, &["license", "suspend", key])["status"], "suspended");
-    assert_eq!(json(&place, &["check", "--receipt", receipt])["standing"], "suspended");
+    let check = place.run(&["check", "--receipt", receipt]);
+    assert_eq!((check.status.code(), &check.stdout[..]), (Some(3), &b"suspended\n"[..]));
+    assert!(String::from_utf8_lossy(&check.stderr).contains("contact the vendor"), "{check:?}");
     assert_eq!(json(&place, &["license", "reinstate", key])["status"], "active");
     text(&place, &["deactivate", "--receipt", receipt]);
     assert_eq!(json(&place, &["license", "show", key])["used"], 0);
@@ -124,6 +130,9 @@ fn a_license_goes_its_way_from_issue_to_export() {
     }
 
     assert_eq!(json(&place, &["license", "revoke", key])["status"], "revoked");
+    let check = place.run(&["check", "--receipt", receipt, "--json"]);
+    assert_eq!(check.status.code(), Some(3), "{check:?}");
+    assert_eq!(serde_json::from_slice::<Value>(&check.stdout).unwrap()["standing"], "revoked");
     assert!(server.terminate().success());
 }
 
@@ -238,4 +247,127 @@ fn usage_errors_are_told_apart_from_others() {
     assert_eq!(place.run(&["history"]).status.code(), Some(2));
     assert_eq!(place.run(&["config", "show"]).status.code(), Some(1));
     assert_eq!(json(&place, &["version"])["version"], env!("CARGO_PKG_VERSION"));
+    let help = text(&place, &["help"]);
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for code in ["0 done", "1 error", "2 usage", "3 refused", "4 the server"] {
+        assert!(help.contains(code), "{help}");
+    }
+}
+
+/// Runs a command whose output nobody can store.
+fn unprinted(place: &Place, arguments: &[&str]) -> Output {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    place.command().args(arguments).stdout(full).output().unwrap()
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let place = Place::new();
+    let server = place.start();
+    for arguments in [
+        &["license", "issue", "--email", ADA, "--product", "App", "--seats", "1"][..],
+        &["keys", "show"],
+        &["version"],
+    ] {
+        let output = unprinted(&place, arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("the output cannot be written"), "{told}");
+    }
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn a_receipt_of_a_license_that_has_expired_is_not_good() {
+    let place = Place::new();
+    let keys = fs::read_to_string(place.directory().join("keys/receipt-keys.jwks")).unwrap();
+    let keys = KeyRing::from_jwks(&keys).unwrap();
+    let moment = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+    let (past, future) = (moment(1_000_000_000), moment(4_102_444_800));
+    let key = LicenseKey::parse("00000-00000-00000-00000-000150").unwrap();
+    let verify = |license_expires_at, updates_until| {
+        let claims = Claims {
+            issuer: "https://licenses.example.com".to_owned(),
+            product: Product::parse("App").unwrap(),
+            issued_at: past.unwrap(),
+            expires_at: None,
+            activation: ActivationId::from_bytes([1; 16]),
+            binding: Binding::from_bytes([2; 32]),
+            license: LicenseClaims {
+                key_thumbprint: key_thumbprint(&key),
+                seats: 1,
+                expires_at: license_expires_at,
+                updates_until,
+            },
+            record: [3; 32],
+        };
+        let file = place.beside("receipt");
+        fs::write(&file, keys.sign(&keys.current(), &claims).unwrap()).unwrap();
+        place.run(&["receipt", "verify", file.to_str().unwrap()])
+    };
+    let good = verify(future, past);
+    assert!(good.status.success(), "{good:?}");
+    let shown = String::from_utf8(good.stdout).unwrap();
+    assert!(shown.contains("licensed until 2100-01-01"), "{shown}");
+    assert!(shown.contains("updates until 2001-09-09"), "{shown}");
+    let expired = verify(past, None);
+    assert_eq!((expired.status.code(), &expired.stdout[..]), (Some(3), &b""[..]));
+    let told = String::from_utf8(expired.stderr).unwrap();
+    assert!(told.contains("the license has expired at 2001-09-09"), "{told}");
+}
+
+#[test]
+fn a_server_on_all_addresses_is_found() {
+    let place = Place::new();
+    let server = place.start();
+    let everywhere = |address: &str| address.replace("127.0.0.1", "0.0.0.0");
+    let [public, staff] = [server.public_address(), server.staff_address()].map(everywhere);
+    let line = format!("listening public={public} staff={staff}");
+    fs::write(place.directory().join("run/listening"), line).unwrap();
+    let issue = ["license", "issue", "--email", ADA, "--product", "App", "--seats", "1"];
+    let key = text(&place, &issue);
+    text(&place, &["activate", "--email", ADA, "--key", key.trim()]);
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn who_calls_as_an_app_has_no_certificate_to_name() {
+    let place = Place::new();
+    for command in ["activate", "deactivate", "renew", "check"] {
+        let help = text(&place, &[command, "--help"]);
+        assert!(help.contains("--endpoint") && !help.contains("--cert"), "{help}");
+    }
+}
+
+/// Whether a process has locked a file.
+fn is_locked(file: &Path) -> bool {
+    let inode = format!(":{}", fs::metadata(file).unwrap().ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    locks.lines().any(|lock| lock.split_whitespace().any(|word| word.ends_with(&inode)))
+}
+
+#[test]
+fn no_server_can_start_while_the_views_are_rebuilt() {
+    let place = Place::new();
+    assert!(place.start().terminate().success());
+    // It takes a while to delete them.
+    let many = place.directory().join("views/many");
+    fs::create_dir(&many).unwrap();
+    for n in 0..20_000 {
+        File::create(many.join(n.to_string())).unwrap();
+    }
+    let lock = place.directory().join("data/lock");
+    let mut rebuild = place.command().args(["views", "rebuild"]).spawn().unwrap();
+    let (mut was_locked, mut releases) = (false, 0);
+    let status = loop {
+        let ended = rebuild.try_wait().unwrap();
+        let locked = ended.is_none() && is_locked(&lock);
+        releases += u32::from(was_locked && !locked);
+        was_locked = locked;
+        if let Some(status) = ended {
+            break status;
+        }
+    };
+    assert!(status.success());
+    assert_eq!(releases, 1, "it is held from before the views are deleted until the end");
 }

@@ -4,20 +4,38 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::json;
-use tonic::Code;
+use tonic::Status;
+use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
-use super::client::Connect;
+use super::client::Server;
 use super::device;
 use super::directory::{Directory, replace};
-use super::output::print;
+use super::failure::is_passing;
+use super::output::{deliver, print};
+use super::pending::Pending;
+use super::receipt::NotGood;
+use crate::domain::LicenseKey;
+use crate::proto::ERROR_DOMAIN;
 use crate::proto::v1::activation_service_client::ActivationServiceClient;
 use crate::proto::v1::{ActivateRequest, CheckRequest, DeactivateRequest, RenewRequest, Standing};
 
-/// How often to call again while the server is busy or restarts.
-const RETRIES: u32 = 5;
+/// How long to wait before calling again, where the server does not say it: long enough together for
+/// a restart.
+const PAUSES: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
+/// However long a server wants its callers to wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What holds for an activation whose receipt is not safe yet.
+const AGAIN: &str = "give the same command again, which takes no second seat";
 
 /// Use a seat of a license
 #[derive(Debug, clap::Args)]
@@ -26,17 +44,13 @@ pub(super) struct Activate {
     #[arg(long)]
     email: String,
     /// The license key
-    #[arg(long, value_name = "LICENSE_KEY", id = "license_key")]
+    #[arg(long, value_name = "LICENSE_KEY")]
     key: String,
     /// Where to save the receipt [default: print it]
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
-    /// The server, https://host:port [default: the one that serves --dir]
-    #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
-    /// The CA of the server's certificate, PEM [default: tls/server-ca.pem in --dir]
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// A receipt in a file.
@@ -46,51 +60,142 @@ pub(super) struct Saved {
     #[arg(long, value_name = "FILE")]
     receipt: PathBuf,
     #[command(flatten)]
-    connect: Connect,
+    server: Server,
 }
 
 impl Activate {
-    /// Calls the server, and saves or prints the receipt.
+    /// Calls the server, and saves or prints the receipt. A seat is taken only when the receipt has
+    /// a place to go, and by one nonce, which is kept until the receipt is there.
     pub(super) async fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
-        let connect = Connect::to_public(self.endpoint, self.ca);
-        let request = ActivateRequest {
-            email: self.email,
-            license_key: self.key,
-            nonce: rand::random::<[u8; 16]>().to_vec(),
-            binding: device::binding(directory)?.as_bytes().to_vec(),
+        let key = LicenseKey::parse(&self.key).map_err(NotGood::LicenseKey)?;
+        // Before anything is made: where nobody serves, nothing is left behind.
+        let channel = self.server.public(directory).await?;
+        let binding = device::binding(directory)?;
+        let place = match &self.receipt {
+            Some(file) => file.clone(),
+            None => directory.join("client/activation"),
         };
-        let receipt = activate(&connect, directory, &request).await?;
-        let Some(file) = self.receipt else {
-            print(as_json, &json!({ "receipt": receipt }), || receipt.clone());
-            return Ok(());
+        let pending = || {
+            must_be_file(&place)?;
+            Pending::beside(&place, &key).with_context(|| {
+                format!("nothing was activated: no receipt can be kept at {}", place.display())
+            })
         };
-        replace(&file, receipt.as_bytes(), 0o600)?;
-        let shown = file.display().to_string();
-        print(as_json, &json!({ "receipt_file": shown }), || {
-            format!("activated; the receipt is in {shown}")
-        });
-        Ok(())
+        let request = |pending: &Pending| ActivateRequest {
+            email: self.email.clone(),
+            license_key: self.key.clone(),
+            nonce: pending.nonce(),
+            binding: binding.as_bytes().to_vec(),
+        };
+
+        let mut kept = pending()?;
+        let mut answer = self.call(directory, channel.clone(), request(&kept)).await;
+        if kept.is_remembered() && answer.as_ref().is_err_and(has_ended) {
+            // What an earlier command activated was ended since: this is another activation.
+            kept.forget()?;
+            kept = pending()?;
+            answer = self.call(directory, channel, request(&kept)).await;
+        }
+        let receipt = match answer {
+            Ok(receipt) => receipt,
+            Err(error) if is_passing(&error) => {
+                return Err(error.context(format!("the license may be activated; {AGAIN}")));
+            }
+            Err(error) => {
+                if holds_no_seat(&error, kept.is_remembered()) {
+                    kept.forget()?;
+                }
+                return Err(error);
+            }
+        };
+
+        let printed = || deliver(as_json, &json!({ "receipt": receipt }), || receipt.clone());
+        if let Some(file) = &self.receipt {
+            if let Err(error) = replace(file, receipt.as_bytes(), 0o600) {
+                printed().context(format!("the receipt cannot be saved; {AGAIN}"))?;
+                return Err(error.context(format!(
+                    "activated, but the receipt is not saved; it is on standard output: keep it, \
+                     or {AGAIN}"
+                )));
+            }
+            let shown = file.display().to_string();
+            print(as_json, &json!({ "receipt_file": shown }), || {
+                format!("activated; the receipt is in {shown}")
+            })?;
+        } else {
+            printed().context(format!("activated, but the receipt is not printed; {AGAIN}"))?;
+        }
+        kept.forget()
+    }
+
+    /// Activates with one nonce, however often it takes, so that it takes one seat.
+    async fn call(
+        &self,
+        directory: &Directory,
+        channel: Channel,
+        request: ActivateRequest,
+    ) -> anyhow::Result<String> {
+        let mut answer = call_once(channel, request.clone()).await;
+        for pause in PAUSES {
+            match answer {
+                Err(error) if is_passing(&error) => {
+                    tokio::time::sleep(wanted_pause(&error).unwrap_or(pause)).await;
+                }
+                other => return other,
+            }
+            // A server that was started again may be at another address.
+            answer = match self.server.public(directory).await {
+                Ok(channel) => call_once(channel, request.clone()).await,
+                Err(error) => Err(error),
+            };
+        }
+        answer
     }
 }
 
-/// Activates with one nonce, however often it takes, so that it takes one seat.
-async fn activate(
-    connect: &Connect,
-    directory: &Directory,
-    request: &ActivateRequest,
-) -> anyhow::Result<String> {
-    let mut client = ActivationServiceClient::new(connect.public(directory).await?);
-    for retries_left in (0..=RETRIES).rev() {
-        match client.activate(request.clone()).await {
-            Ok(answer) => return Ok(answer.into_inner().receipt),
-            Err(status) if status.code() == Code::Unavailable && retries_left > 0 => {
-                let hint = status.get_details_retry_info().and_then(|info| info.retry_delay);
-                tokio::time::sleep(hint.unwrap_or(Duration::from_secs(1))).await;
-            }
-            Err(status) => return Err(status.into()),
-        }
+async fn call_once(channel: Channel, request: ActivateRequest) -> anyhow::Result<String> {
+    let answer = ActivationServiceClient::new(channel).activate(request).await?;
+    Ok(answer.into_inner().receipt)
+}
+
+/// A receipt replaces a file, or is a new one; a device or a directory cannot be replaced.
+fn must_be_file(path: &Path) -> anyhow::Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        bail!(
+            "nothing was activated: {} is no regular file; name another, or leave --receipt out to \
+             have it printed",
+            path.display()
+        );
     }
-    unreachable!("the last try returns")
+    Ok(())
+}
+
+/// When the server wants to be called again.
+fn wanted_pause(error: &anyhow::Error) -> Option<Duration> {
+    let details = error.downcast_ref::<Status>()?.get_details_retry_info()?;
+    Some(details.retry_delay?.min(LONGEST_PAUSE))
+}
+
+/// Why the server refuses.
+fn reason(error: &anyhow::Error) -> Option<String> {
+    let info = error.downcast_ref::<Status>()?.get_details_error_info()?;
+    (info.domain == ERROR_DOMAIN).then_some(info.reason)
+}
+
+/// Whether the nonce stands for an activation that is over.
+fn has_ended(error: &anyhow::Error) -> bool {
+    matches!(reason(error).as_deref(), Some("ACTIVATION_ENDED" | "NONCE_REUSED"))
+}
+
+/// Whether this refusal says that no receipt can be had with the nonce: one that holds a seat would
+/// have been answered with its receipt.
+fn holds_no_seat(error: &anyhow::Error, remembered: bool) -> bool {
+    match reason(error).as_deref() {
+        Some("SEATS_EXHAUSTED" | "LICENSE_EXPIRED" | "LICENSE_REVOKED") => true,
+        // With the right address it may hold one from before.
+        Some("LICENSE_NOT_FOUND" | "INVALID_FIELD") => !remembered,
+        _ => has_ended(error),
+    }
 }
 
 /// Ends the receipt's activation.
@@ -100,9 +205,9 @@ pub(super) async fn deactivate(
     as_json: bool,
 ) -> anyhow::Result<()> {
     let request = DeactivateRequest { receipt: read(&saved.receipt)? };
-    let channel = saved.connect.public(directory).await?;
+    let channel = saved.server.public(directory).await?;
     ActivationServiceClient::new(channel).deactivate(request).await?;
-    print(as_json, &json!({ "deactivated": true }), || "deactivated; the seat is free".to_owned());
+    print(as_json, &json!({ "deactivated": true }), || "deactivated; the seat is free".to_owned())?;
     Ok(())
 }
 
@@ -113,11 +218,11 @@ pub(super) async fn renew(
     as_json: bool,
 ) -> anyhow::Result<()> {
     let request = RenewRequest { receipt: read(&saved.receipt)? };
-    let channel = saved.connect.public(directory).await?;
+    let channel = saved.server.public(directory).await?;
     let renewed = ActivationServiceClient::new(channel).renew(request).await?.into_inner();
     replace(&saved.receipt, renewed.receipt.as_bytes(), 0o600)?;
     let shown = saved.receipt.display().to_string();
-    print(as_json, &json!({ "receipt_file": shown }), || format!("renewed {shown}"));
+    print(as_json, &json!({ "receipt_file": shown }), || format!("renewed {shown}"))?;
     Ok(())
 }
 
@@ -128,18 +233,20 @@ pub(super) async fn check(
     as_json: bool,
 ) -> anyhow::Result<()> {
     let request = CheckRequest { receipt: read(&saved.receipt)? };
-    let channel = saved.connect.public(directory).await?;
+    let channel = saved.server.public(directory).await?;
     let answer = ActivationServiceClient::new(channel).check(request).await?.into_inner();
-    let standing = match answer.standing() {
-        Standing::Unspecified => "unknown",
-        Standing::Good => "good",
-        Standing::Suspended => "suspended",
-        Standing::Revoked => "revoked",
-        Standing::Expired => "expired",
-        Standing::Deactivated => "deactivated",
+    let (standing, not_good) = match answer.standing() {
+        Standing::Good => ("good", None),
+        Standing::Suspended => ("suspended", Some("the license is suspended; contact the vendor")),
+        Standing::Revoked => ("revoked", Some("the license is revoked; contact the vendor")),
+        Standing::Expired => ("expired", Some("the license has expired; renew it with the vendor")),
+        Standing::Deactivated => ("deactivated", Some("the activation has ended; activate again")),
+        Standing::Unspecified => {
+            ("unknown", Some("the server says what this version does not know; update it"))
+        }
     };
-    print(as_json, &json!({ "standing": standing }), || standing.to_owned());
-    Ok(())
+    print(as_json, &json!({ "standing": standing }), || standing.to_owned())?;
+    not_good.map_or(Ok(()), |why| Err(NotGood::Standing(why).into()))
 }
 
 /// A receipt from a file.

@@ -47,7 +47,7 @@ impl Backup {
         drop(bar);
         print(as_json, &json!({ "records": head.0, "directory": path }), || {
             format!("backed up {head} records to {}", path.display())
-        });
+        })?;
         Ok(())
     }
 }

@@ -2,8 +2,9 @@
 //! to it. The command line keeps one as an app would keep it in the system's keychain.
 
 use std::fs;
+use std::io::ErrorKind;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
 use super::dev_ca::write_new;
@@ -11,14 +12,31 @@ use super::directory::Directory;
 use crate::domain::Binding;
 use crate::receipt::KeyRing;
 
-/// The thumbprint (RFC 7638) of this device's key pair, which is made where there is none.
+/// The thumbprint (RFC 7638) of this device's key pair, which is made where there is none. The
+/// directory itself is never made here: it would be in the way of `init`.
 pub(super) fn binding(directory: &Directory) -> anyhow::Result<Binding> {
     let path = directory.join("client/device.jwks");
     if !path.exists() {
-        fs::create_dir_all(directory.join("client"))?;
+        if !directory.path().is_dir() {
+            bail!(
+                "{} is not there, which is to hold this device's key pair; make a directory for \
+                 it, and name it with --dir",
+                directory.path().display()
+            );
+        }
+        let client = directory.join("client");
+        match fs::create_dir(&client) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(error).context(format!("{} cannot be made", client.display()));
+            }
+            _ => {}
+        }
         write_new(&path, KeyRing::generate(&mut rand::rng()).to_jwks().as_bytes(), 0o600)?;
     }
-    let keys = Zeroizing::new(fs::read_to_string(&path)?);
+    let keys = Zeroizing::new(
+        fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read; put it back", path.display()))?,
+    );
     let keys =
         KeyRing::from_jwks(&keys).with_context(|| format!("{} is not valid", path.display()))?;
     Ok(Binding::from_bytes(*keys.current().as_bytes()))

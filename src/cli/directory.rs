@@ -229,7 +229,12 @@ impl Directory {
     pub(super) fn lock(&self) -> anyhow::Result<File> {
         let path = self.join("data/lock");
         let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| format!("{} cannot be written", path.display()))?;
+        let file = file.with_context(|| {
+            format!(
+                "{} cannot be written; is data/ there, and may this user write to it?",
+                path.display()
+            )
+        })?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(fs::TryLockError::WouldBlock) => bail!(
@@ -255,9 +260,17 @@ impl Directory {
     pub(super) fn open_truth(
         &self,
         config: &Config,
+        progress: impl FnMut(Position, Position),
+    ) -> anyhow::Result<Truth> {
+        self.truth(self.lock()?, config, progress)
+    }
+
+    fn truth(
+        &self,
+        lock: File,
+        config: &Config,
         mut progress: impl FnMut(Position, Position),
     ) -> anyhow::Result<Truth> {
-        let lock = self.lock()?;
         let log_key = self.log_key()?;
         let log = SledLog::open(&self.join("data/log"), config.storage.log_cache_mib << 20)
             .with_context(|| format!("{} cannot be opened", self.join("data/log").display()))?;
@@ -301,7 +314,17 @@ impl Directory {
         config: &Config,
         progress: impl FnMut(Position, Position),
     ) -> anyhow::Result<Opened> {
-        let Truth { source, counts, lock } = self.open_truth(config, |_, _| ())?;
+        self.open_locked(self.lock()?, config, progress)
+    }
+
+    /// The same, for one who has the lock already.
+    pub(super) fn open_locked(
+        &self,
+        lock: File,
+        config: &Config,
+        progress: impl FnMut(Position, Position),
+    ) -> anyhow::Result<Opened> {
+        let Truth { source, counts, lock } = self.truth(lock, config, |_, _| ())?;
         // Keys that were made for records which never came to be.
         let size = source.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
         source.vault.destroy_unused(|slot| counts.get(slot) > 0, size, &mut rand::rng())?;
@@ -364,7 +387,9 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+    fs::read_to_string(path).with_context(|| {
+        format!("{} cannot be read; put it back, and let this user read it", path.display())
+    })
 }
 
 /// Reads a key that nobody else may read.

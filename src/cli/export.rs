@@ -41,7 +41,7 @@ impl Export {
         let shown = self.out.display().to_string();
         print(as_json, &json!({ "file": shown, "bytes": bytes }), || {
             format!("exported to {shown}")
-        });
+        })?;
         Ok(())
     }
 }

@@ -38,7 +38,7 @@ impl History {
         let channel = self.connect.staff(directory, Role::Support).await?;
         let request = GetHistoryRequest { person, purpose: self.purpose.to_wire() };
         let history = HistoryServiceClient::new(channel).get_history(request).await?.into_inner();
-        print(as_json, &to_json(&history), || to_text(&history));
+        print(as_json, &to_json(&history), || to_text(&history))?;
         Ok(())
     }
 }

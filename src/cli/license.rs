@@ -3,11 +3,10 @@
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
-use serde_json::json;
 
 use super::client::Connect;
 use super::directory::Directory;
-use super::output::{license_json, license_text, print};
+use super::output::{deliver, license_json, license_text, print};
 use super::purpose::Purpose;
 use crate::domain::Role;
 use crate::proto::v1::license_service_client::LicenseServiceClient;
@@ -97,8 +96,8 @@ impl LicenseCommand {
                 let mut client = client(connect, Role::Issuer).await?;
                 let license = issued(client.issue_license(request).await?.into_inner().license)?;
                 let key = &license.license_key;
-                print(as_json, &json!(license_json(&license)), || key.clone());
-                return Ok(());
+                return deliver(as_json, &license_json(&license), || key.clone())
+                    .context("the license is issued, and `history` shows its key");
             }
             Self::Show { license: Named { license_key, connect }, purpose } => {
                 let request = GetLicenseRequest { license_key, purpose: purpose.to_wire() };
@@ -129,7 +128,7 @@ impl LicenseCommand {
             }
         };
         let license = issued(license)?;
-        print(as_json, &license_json(&license), || license_text(&license));
+        print(as_json, &license_json(&license), || license_text(&license))?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The command line. A command a file; this one parses, runs and maps errors to exit codes.
+//! The command line. A command a file; this one parses and runs.
 
 mod activation;
 mod backup;
@@ -7,9 +7,11 @@ mod dev_ca;
 mod device;
 mod directory;
 mod export;
+mod failure;
 mod history;
 mod license;
 mod output;
+mod pending;
 mod policy;
 mod privacy;
 mod progress;
@@ -24,24 +26,24 @@ mod verify;
 mod views;
 mod watched;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
-use tonic::Code;
 
 use crate::hardening;
 use crate::service::clock::{Clock as _, SystemClock};
-use client::Unreachable;
 use directory::Directory;
+use failure::{code, message};
 use output::print;
-use receipt::NotGood;
 
 /// An event-sourced license activation server.
 ///
-/// Exit codes: 0 done, 1 error, 2 usage, 3 refused or not valid, 4 the server is not there or busy.
+/// Exit codes: 0 done; 1 error; 2 usage; 3 refused, or not valid, or not good any more; 4 the server
+/// is not there, not to be trusted, busy, or gave no answer.
 #[derive(Debug, Parser)]
 #[command(name = "countersign", version, max_term_width = 100)]
 pub struct Cli {
@@ -68,7 +70,7 @@ enum Command {
     Deactivate(activation::Saved),
     /// Give a leased receipt a new end
     Renew(activation::Saved),
-    /// Ask whether a receipt's license is still good
+    /// Ask whether a receipt's license is still good; exits with 3 where it is not
     Check(activation::Saved),
     History(history::History),
     Export(export::Export),
@@ -107,7 +109,8 @@ impl Cli {
         match self.try_run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("countersign: {}", message(&error));
+                // Where nobody reads it, the exit code still tells.
+                let _ = writeln!(io::stderr(), "countersign: {}", message(&error));
                 ExitCode::from(code(&error))
             }
         }
@@ -122,7 +125,7 @@ impl Cli {
             Command::Init => {
                 directory.init(SystemClock.now(), &mut rand::rng())?;
                 let shown = directory.path().display().to_string();
-                print(as_json, &json!({ "directory": shown }), || format!("made {shown}"));
+                print(as_json, &json!({ "directory": shown }), || format!("made {shown}"))?;
                 Ok(())
             }
             Command::Serve(serve) => serve.run(&directory),
@@ -149,14 +152,14 @@ impl Cli {
             Command::Config(ConfigCommand::Show) => {
                 let config = directory.config()?;
                 let text = toml::to_string_pretty(&config)?;
-                print(as_json, &serde_json::to_value(&config)?, || text);
+                print(as_json, &serde_json::to_value(&config)?, || text)?;
                 Ok(())
             }
             Command::Version => {
                 let version = env!("CARGO_PKG_VERSION");
                 print(as_json, &json!({ "version": version }), || {
                     Self::command().render_version().trim_end().to_owned()
-                });
+                })?;
                 Ok(())
             }
         }
@@ -165,34 +168,4 @@ impl Cli {
 
 fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
-}
-
-/// What went wrong, from the outside in. A refusal of the server's speaks for itself.
-fn message(error: &anyhow::Error) -> String {
-    if let Some(status) = error.downcast_ref::<tonic::Status>() {
-        return status.message().to_owned();
-    }
-    let mut causes = error.chain().map(ToString::to_string);
-    let outermost = causes.next().unwrap_or_default();
-    causes.fold(outermost, |text, cause| {
-        // Many an error's text has its cause in it already.
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
-}
-
-fn code(error: &anyhow::Error) -> u8 {
-    const ERROR: u8 = 1;
-    const REFUSED: u8 = 3;
-    const UNAVAILABLE: u8 = 4;
-    if error.is::<NotGood>() || error.is::<verify::Bad>() {
-        return REFUSED;
-    }
-    if error.is::<Unreachable>() {
-        return UNAVAILABLE;
-    }
-    match error.downcast_ref::<tonic::Status>().map(tonic::Status::code) {
-        Some(Code::Unavailable | Code::DeadlineExceeded) => UNAVAILABLE,
-        Some(Code::Internal | Code::Unknown | Code::DataLoss) | None => ERROR,
-        Some(_) => REFUSED,
-    }
 }

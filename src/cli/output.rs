@@ -6,18 +6,33 @@ use serde_json::{Value, json};
 
 use crate::proto::v1;
 
-/// Prints a value: as JSON, or as the text for people.
-pub(super) fn print(as_json: bool, value: &Value, text: impl FnOnce() -> String) {
-    let text = if as_json { format!("{value:#}") } else { text() };
-    let printed = writeln!(io::stdout(), "{text}");
-    // Whoever reads may have seen enough.
-    if let Err(error) = printed.or_else(not_broken_pipe) {
-        eprintln!("countersign: the output cannot be written: {error}");
+/// Nobody has seen what was to be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("the output cannot be written: {0}; send it where there is room")]
+pub(super) struct NotPrinted(io::Error);
+
+/// Prints a value: as JSON, or as the text for people. A closed pipe is no error: whoever reads may
+/// have seen enough.
+pub(super) fn print(
+    as_json: bool,
+    value: &Value,
+    text: impl FnOnce() -> String,
+) -> Result<(), NotPrinted> {
+    match deliver(as_json, value, text) {
+        Err(NotPrinted(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
     }
 }
 
-fn not_broken_pipe(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+/// Prints what must not be lost, so that a closed pipe is an error too.
+pub(super) fn deliver(
+    as_json: bool,
+    value: &Value,
+    text: impl FnOnce() -> String,
+) -> Result<(), NotPrinted> {
+    let text = if as_json { format!("{value:#}") } else { text() };
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(NotPrinted)
 }
 
 /// An id in hex: unlike base64url, it never begins like an option.

@@ -37,12 +37,12 @@ impl PolicyCommand {
                 let hash = BASE64URL.encode(policy.hash()?);
                 print(as_json, &json!({ "valid": true, "policy_hash": hash }), || {
                     format!("{shown} is a policy; its hash is {hash}")
-                });
+                })?;
             }
             Self::Show => {
                 let policy = directory.policy()?;
                 let text = toml::to_string_pretty(&policy)?;
-                print(as_json, &serde_json::to_value(&policy)?, || text);
+                print(as_json, &serde_json::to_value(&policy)?, || text)?;
             }
         }
         Ok(())

@@ -271,7 +271,7 @@ impl PrivacyCommand {
                         lines.push(format!("and {more} older ones"));
                     }
                     lines.join("\n")
-                });
+                })?;
                 Ok(())
             }
             Self::Restrict { email, kind, lift, connect } => {
@@ -284,13 +284,13 @@ impl PrivacyCommand {
                 client(directory, &connect).await?.set_restriction(set).await?;
                 print(as_json, &json!({ "holds": holds }), || {
                     if holds { "it holds" } else { "it is lifted" }.to_owned()
-                });
+                })?;
                 Ok(())
             }
             Self::Disclose { email, recipient, categories, at, connect } => {
                 let request = v1::RecordDisclosureRequest { email, recipient, categories, at };
                 client(directory, &connect).await?.record_disclosure(request).await?;
-                print(as_json, &json!({ "recorded": true }), || "recorded".to_owned());
+                print(as_json, &json!({ "recorded": true }), || "recorded".to_owned())?;
                 Ok(())
             }
             Self::Notice(command) => command.run(directory, as_json).await,
@@ -309,7 +309,7 @@ impl PrivacyCommand {
                 let actor = actor::open(&sealed, [first, second])
                     .map_err(|error| anyhow!("the sealed name {error}"))?;
                 let name = actor.expose().to_owned();
-                print(as_json, &json!({ "actor": name }), || name.clone());
+                print(as_json, &json!({ "actor": name }), || name.clone())?;
                 Ok(())
             }
             Self::Sweep { dry_run, connect } => {
@@ -326,7 +326,7 @@ impl PrivacyCommand {
                         swept.subjects,
                         records_text(&swept.records)
                     )
-                });
+                })?;
                 Ok(())
             }
         }
@@ -347,12 +347,12 @@ impl NoticeCommand {
                     } else {
                         lines.join("\n")
                     }
-                });
+                })?;
             }
             Self::Settle { id: notice, connect } => {
                 let settle = v1::SettleNoticeRequest { notice_id: id(&notice)? };
                 client(directory, &connect).await?.settle_notice(settle).await?;
-                print(as_json, &json!({ "settled": true }), || "settled".to_owned());
+                print(as_json, &json!({ "settled": true }), || "settled".to_owned())?;
             }
         }
         Ok(())
@@ -368,7 +368,7 @@ impl RequestCommand {
                 let mut client = client(directory, &connect).await?;
                 let request = client.open_request(open).await?.into_inner().request;
                 let request = request.context(NO_REQUEST)?;
-                print(as_json, &request_json(&request), || hex(&request.request_id));
+                print(as_json, &request_json(&request), || hex(&request.request_id))?;
                 return Ok(());
             }
             Self::List { connect } => {
@@ -378,7 +378,7 @@ impl RequestCommand {
                 print(as_json, &json!({ "requests": requests }), || {
                     let lines: Vec<String> = listed.requests.iter().map(request_text).collect();
                     if lines.is_empty() { "no open requests".to_owned() } else { lines.join("\n") }
-                });
+                })?;
                 return Ok(());
             }
             Self::Show(Named { id: request, connect }) => {
@@ -392,7 +392,7 @@ impl RequestCommand {
                     "" => "nobody who is known, or whom you may see",
                     email => email,
                 };
-                print(as_json, &value, || format!("{email}\n{}", request_text(&request)));
+                print(as_json, &value, || format!("{email}\n{}", request_text(&request)))?;
                 return Ok(());
             }
             Self::Code(Named { id: request, connect }) => {
@@ -402,7 +402,7 @@ impl RequestCommand {
                 let value = json!({ "code": answer.code, "email": answer.email });
                 print(as_json, &value, || {
                     format!("send {} to {}, and to no other address", answer.code, answer.email)
-                });
+                })?;
                 return Ok(());
             }
             Self::Verify { request, code, receipt } => {
@@ -472,7 +472,7 @@ async fn client(
 
 fn show_request(request: Option<&v1::Request>, as_json: bool) -> anyhow::Result<()> {
     let request = request.context(NO_REQUEST)?;
-    print(as_json, &request_json(request), || request_text(request));
+    print(as_json, &request_json(request), || request_text(request))?;
     Ok(())
 }
 
@@ -538,7 +538,7 @@ fn state(request: &v1::Request) -> &'static str {
 fn show_erasure(erasure: Option<&v1::Erasure>, as_json: bool) -> anyhow::Result<()> {
     let erasure =
         erasure.context("the server answered without an erasure; is it of another version?")?;
-    print(as_json, &erasure_json(erasure), || erasure_text(erasure));
+    print(as_json, &erasure_json(erasure), || erasure_text(erasure))?;
     Ok(())
 }
 

@@ -10,14 +10,15 @@ use serde_json::json;
 
 use super::activation::read;
 use super::directory::{Directory, replace};
-use super::output::print;
+use super::output::{NotPrinted, print};
+use crate::domain::{LicenseKeyError, Timestamp};
 use crate::receipt::{Claims, PublicKeys};
 use crate::service::clock::{Clock as _, SystemClock};
 
 /// Work with receipts.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ReceiptCommand {
-    /// Verify a receipt offline
+    /// Verify a receipt offline; exits with 3 where it is not valid, or it or its license has expired
     Verify {
         /// The file that `activate` saved
         file: PathBuf,
@@ -36,7 +37,7 @@ pub(super) enum KeysCommand {
     Rotate,
 }
 
-/// The receipt is not one, or has ended.
+/// What was given is not one, or not good any more.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotGood {
     /// It does not verify.
@@ -44,7 +45,16 @@ pub(super) enum NotGood {
     Invalid(#[from] crate::receipt::ReceiptError),
     /// Its lease is over.
     #[error("the receipt has expired at {0}; renew it")]
-    Expired(crate::domain::Timestamp),
+    Expired(Timestamp),
+    /// Its license is over.
+    #[error("the license has expired at {0}; renew it with the vendor")]
+    LicenseExpired(Timestamp),
+    /// The server says that it is not good, and why.
+    #[error("{0}")]
+    Standing(&'static str),
+    /// No license key.
+    #[error("license_key {0}")]
+    LicenseKey(LicenseKeyError),
 }
 
 impl ReceiptCommand {
@@ -66,13 +76,17 @@ impl ReceiptCommand {
         {
             return Err(NotGood::Expired(end).into());
         }
-        show(&claims, as_json);
-        Ok(())
+        if let Some(end) = claims.license.expires_at
+            && claims.license.expired_at(SystemClock.now())
+        {
+            return Err(NotGood::LicenseExpired(end).into());
+        }
+        Ok(show(&claims, as_json)?)
     }
 }
 
-fn show(claims: &Claims, as_json: bool) {
-    let shown = |time: Option<crate::domain::Timestamp>| time.map(|time| time.to_string());
+fn show(claims: &Claims, as_json: bool) -> Result<(), NotPrinted> {
+    let shown = |time: Option<Timestamp>| time.map(|time| time.to_string());
     let value = json!({
         "valid": true,
         "issuer": claims.issuer,
@@ -85,14 +99,22 @@ fn show(claims: &Claims, as_json: bool) {
         "updates_until": shown(claims.license.updates_until),
     });
     print(as_json, &value, || {
-        let end = shown(claims.expires_at).map_or_else(String::new, |end| format!(", until {end}"));
+        let until = |what: &str, time| shown(time).map(|end| format!(", {what} {end}"));
+        let ends: String = [
+            until("until", claims.expires_at),
+            until("licensed until", claims.license.expires_at),
+            until("updates until", claims.license.updates_until),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         format!(
-            "valid: {} activated at {}{end}, by {}",
+            "valid: {} activated at {}{ends}, by {}",
             claims.product.as_str(),
             claims.issued_at,
             claims.issuer
         )
-    });
+    })
 }
 
 impl KeysCommand {
@@ -100,14 +122,17 @@ impl KeysCommand {
     pub(super) fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
         let mut keys = directory.receipt_keys()?;
         match self {
-            Self::Show => println!("{}", keys.public().to_jwks()),
+            Self::Show => {
+                let jwks = keys.public().to_jwks();
+                print(as_json, &serde_json::from_str(&jwks)?, || jwks)?;
+            }
             Self::Rotate => {
                 keys.rotate(&mut rand::rng());
                 replace(&directory.receipt_keys_path(), keys.to_jwks().as_bytes(), 0o600)?;
                 let id = BASE64URL.encode(keys.current().as_bytes());
                 print(as_json, &json!({ "kid": id }), || {
                     format!("{id} signs from the server's next start on")
-                });
+                })?;
             }
         }
         Ok(())

@@ -49,7 +49,7 @@ impl Restore {
                 format!("; what was there is in {}, remove it when all is well", path.display())
             });
             format!("restored {head} records{moved}")
-        });
+        })?;
         Ok(())
     }
 }

@@ -36,7 +36,7 @@ impl StaffCommand {
         };
         let list = dev_ca::revoke(&directory.join("tls"), &name, &before, SystemClock.now())?;
         replace(&path, list.as_bytes(), 0o644)?;
-        print(as_json, &json!({ "revoked": name }), || format!("revoked {name}"));
+        print(as_json, &json!({ "revoked": name }), || format!("revoked {name}"))?;
         Ok(())
     }
 }

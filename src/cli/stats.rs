@@ -47,7 +47,7 @@ impl Stats {
             };
             let lines: Vec<String> = answer.days.iter().map(line).collect();
             if lines.is_empty() { "nothing yet".to_owned() } else { lines.join("\n") }
-        });
+        })?;
         Ok(())
     }
 }

@@ -65,7 +65,7 @@ impl Verify {
                         format!("good: {records} records, each with its key; the views {views}")
                     }
                     None => format!("good: {records} records, and the vault's copy"),
-                });
+                })?;
                 Ok(())
             }
             Err(error) => {
@@ -74,7 +74,7 @@ impl Verify {
                 if as_json {
                     let position = position.map(|position| position.0);
                     let value = json!({ "good": false, "position": position, "problem": text });
-                    print(true, &value, String::new);
+                    print(true, &value, String::new)?;
                 }
                 Err(Bad(text).into())
             }

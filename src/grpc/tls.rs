@@ -43,7 +43,7 @@ const ALPN: &[u8] = b"h2";
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
-    #[error("{0} cannot be read: {1}")]
+    #[error("{0} cannot be read: {1}; put it there, or correct its path in countersign.toml")]
     Unreadable(PathBuf, io::Error),
     /// The file holds no certificate.
     #[error("{0} holds no certificate in PEM form")]
@@ -55,7 +55,10 @@ pub enum TlsError {
     #[error("{0} holds a certificate that cannot be read")]
     Certificate(PathBuf),
     /// Key and certificate are not one pair, or of a kind that is not supported.
-    #[error("{certificate} and {key} cannot be used together: {reason}")]
+    #[error(
+        "{certificate} and {key} cannot be used together: {reason}; put the key there that the \
+         certificate was made for"
+    )]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,

@@ -44,7 +44,7 @@ pub struct LicenseClaims {
     pub key_thumbprint: [u8; 32],
     /// How many activations it allows at once.
     pub seats: u32,
-    /// No activation from here on. `None`: never. Does not end a receipt; `exp` does.
+    /// No activation from here on, and the app is not licensed any more. `None`: never.
     pub expires_at: Option<Timestamp>,
     /// The end of the maintenance window. `None`: all versions are covered.
     pub updates_until: Option<Timestamp>,
@@ -104,6 +104,13 @@ impl Claims {
             },
             record: payload.record.0,
         })
+    }
+}
+
+impl LicenseClaims {
+    /// Whether the license is over, which ends on `expires_at`.
+    pub fn expired_at(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
     }
 }
 

@@ -89,7 +89,8 @@ impl Place {
         String::from_utf8(output.stderr).unwrap()
     }
 
-    fn command(&self) -> Command {
+    /// The program, for this directory.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
         command.arg("--dir").arg(self.directory());
         command
