@@ -314,7 +314,9 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+    fs::read_to_string(path).with_context(|| {
+        format!("{} cannot be read; check the disk, or put it back from its copy", path.display())
+    })
 }
 
 /// Reads a key that nobody else may read.

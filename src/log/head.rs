@@ -35,7 +35,9 @@ pub struct LogKey {
 
 /// Why a log key is not one. Holds nothing of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a log key: expected PRIVATE+KEY+<name>+<hash>+<key> on one line")]
+#[error(
+    "is not a log key: expected PRIVATE+KEY+<name>+<hash>+<key> on one line; put it back from its copy"
+)]
 pub struct LogKeyError;
 
 /// What a checkpoint states.
@@ -51,7 +53,7 @@ pub struct Checkpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum HeadError {
     /// The file cannot be read or written.
-    #[error("the head file cannot be read or written: {0}")]
+    #[error("the head file cannot be read or written: {0}; check the disk, then start again")]
     Io(#[from] io::Error),
     /// Not a checkpoint signed by this log's key.
     #[error("the head file is damaged or signed by another key; restore it from a backup")]
@@ -178,7 +180,8 @@ pub fn check(
     key: &LogKey,
     mut each: impl FnMut(&Header),
 ) -> Result<CompactRange, HeadError> {
-    let known = key.verify(&fs::read_to_string(path)?)?;
+    let note = String::from_utf8(fs::read(path)?).map_err(|_| HeadError::Invalid)?;
+    let known = key.verify(&note)?;
     let mut range = CompactRange::default();
     let mut matches = known.root == range.root() && known.size == Position::ZERO;
     let head = scan(log, Position::ZERO, |position, bytes| {

@@ -1,4 +1,5 @@
-//! Keeps the head file: rewrites it every few seconds while the log moves, and at the end.
+//! Keeps the head file: rewrites it every few seconds while the log moves, and at the end. Where that
+//! fails it says so, and tries again.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -30,7 +31,12 @@ impl Keeper {
             let mut written = None;
             loop {
                 let last = ended.recv_timeout(INTERVAL) != Err(mpsc::RecvTimeoutError::Timeout);
-                written = write(&path, &key, &tree, written)?;
+                match write(&path, &key, &tree, written) {
+                    Ok(size) => written = size,
+                    Err(error) if last => return Err(error),
+                    // Nothing that is acknowledged depends on it, and it is written whole each time.
+                    Err(error) => tracing::error!("{error}; it is tried again"),
+                }
                 if last {
                     return Ok(());
                 }
