@@ -154,6 +154,21 @@ async fn after_a_failed_append_nobody_is_answered_and_the_writer_ends() {
 }
 
 #[tokio::test]
+async fn what_is_not_in_the_log_is_not_in_the_views() {
+    let world = World::new();
+    let server = world.server("a", 16);
+    server.issue(10).await;
+    assert!(server.activate(1).await.unwrap().is_ok());
+    world.log.inject(Some(Fault::Failed));
+    assert_eq!(server.activate(2).await.err(), Some(NoAnswer::Stopped));
+    let views = &server.store.views;
+    assert_eq!(views.checkpoint().unwrap().next, world.log.head().unwrap());
+    assert!(views.activation(id(1)).unwrap().is_some());
+    assert!(views.activation(id(2)).unwrap().is_none());
+    assert_eq!(views.license(LICENSE).unwrap().unwrap().used, 1);
+}
+
+#[tokio::test]
 async fn a_lost_reply_is_looked_up_and_the_event_is_there_once() {
     for fault in [Fault::LostAfter, Fault::LostBefore] {
         let world = World::new();

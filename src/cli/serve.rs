@@ -394,7 +394,9 @@ fn announce(
     dev: bool,
 ) -> anyhow::Result<()> {
     let line = format!("listening public={public} staff={staff}");
-    fs::create_dir_all(directory.join("run"))?;
+    let run = directory.join("run");
+    fs::create_dir_all(&run)
+        .with_context(|| format!("{} cannot be made; check the disk", run.display()))?;
     replace(&directory.listening_path(), line.as_bytes(), 0o644)?;
     let tour = if dev { tour(directory.path()) } else { String::new() };
     // A server serves also where nobody reads what it prints.

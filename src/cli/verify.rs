@@ -214,6 +214,7 @@ fn of_log(error: &LogError) -> Option<Finding> {
     match error {
         LogError::Io(_) => None,
         LogError::Missing(_) | LogError::Engine(_) => NOWHERE,
+        LogError::Lost { head, .. } => Some(Finding(Some(*head))),
         LogError::Gap(position) | LogError::Damaged(position, _) => Some(Finding(Some(*position))),
     }
 }

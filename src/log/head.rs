@@ -35,7 +35,9 @@ pub struct LogKey {
 
 /// Why a log key is not one. Holds nothing of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a log key: expected PRIVATE+KEY+<name>+<hash>+<key> on one line")]
+#[error(
+    "is not a log key: expected PRIVATE+KEY+<name>+<hash>+<key> on one line; put it back from its copy"
+)]
 pub struct LogKeyError;
 
 /// What a checkpoint states.
@@ -51,7 +53,7 @@ pub struct Checkpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum HeadError {
     /// The file cannot be read or written.
-    #[error("the head file cannot be read or written: {0}; check the disk")]
+    #[error("the head file cannot be read or written: {0}; check the disk, then start again")]
     Io(#[from] io::Error),
     /// There is no file.
     #[error(

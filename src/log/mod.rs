@@ -5,12 +5,14 @@
 //! of another. What an engine returns is not yet believed: whoever reads a record checks its checksum, its position and its seal.
 
 pub mod codec;
+mod contained;
 pub mod durability;
 pub mod head;
 pub mod memory;
 pub mod metered;
 pub mod record;
 pub mod sled;
+mod tail;
 pub mod tree;
 
 use std::io;
@@ -69,6 +71,16 @@ pub enum LogError {
         "the log has no record at position {0}, though it has later ones; restore it from a backup"
     )]
     Gap(Position),
+    /// The log ends too early.
+    #[error(
+        "the log ends at position {head}, but had come to {expected}: records are lost; restore it from a backup"
+    )]
+    Lost {
+        /// Where it ends.
+        head: Position,
+        /// Where it had come to.
+        expected: Position,
+    },
     /// A record is there, but changed.
     #[error("the record at position {0} {1}; restore the log from a backup")]
     Damaged(Position, RecordError),

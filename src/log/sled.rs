@@ -11,28 +11,32 @@
 //! What sled 0.34 does not do by itself is done here: its flush is made durable
 //! ([`durability`](super::durability)); its `conf` file and its directories are synced once after
 //! creation, without which it refuses to open after a power cut; a torn `snap.*.generating` file,
-//! which blocks it for ever, is removed before it opens; and a panic while it opens damaged files is
-//! an error.
+//! which blocks it for ever, is removed before it opens; and its [panics](super::contained) are
+//! contained. And that sled lost the end of a log without a word is told by the [tail](super::tail)
+//! file.
 
 use std::fs::{self, File};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::sled::Db;
-
+use super::contained::contain;
 use super::durability::{Flush, make_flush_durable};
 use super::record::RecordError;
+use super::tail::Tail;
 use super::{Append, Log, LogError};
 use crate::domain::Position;
 
+pub(crate) use super::contained::Contained;
+
 /// A log in a directory of its own.
 pub struct SledLog {
-    db: Db,
+    db: Contained,
     /// sled's file, where its flush does not sync it.
     sync: Option<File>,
+    /// How far the log has come.
+    tail: Tail,
 }
 
 impl SledLog {
@@ -50,17 +54,26 @@ impl SledLog {
     /// Opens a log that was made before. `cache_bytes` bounds what sled keeps in memory.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, LogError> {
         let path = directory.join("db");
-        let file = File::open(&path).map_err(|error| match error.kind() {
+        let mut file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LogError::Missing(path),
             _ => error.into(),
         })?;
+        // sled takes what it cannot read for what a power cut left, and overwrites it. What cannot be
+        // read is found out before.
+        io::copy(&mut file, &mut io::sink())?;
+        let tail = Tail::open(&directory.join("tail"))?;
         for torn in torn_snapshots(directory)? {
             fs::remove_file(torn)?;
         }
         let flush = make_flush_durable();
         let db = open_db(directory, cache_bytes)?;
-        let log = Self { db, sync: (flush == Flush::NeedsSync).then_some(file) };
+        let log = Self { db, sync: (flush == Flush::NeedsSync).then_some(file), tail };
         log.remove_uncommitted()?;
+        let head = log.head()?;
+        match log.tail.read()? {
+            Some(expected) if head < expected => return Err(LogError::Lost { head, expected }),
+            _ => log.tail.write(head)?,
+        }
         Ok(log)
     }
 
@@ -87,7 +100,7 @@ impl SledLog {
 /// Creation writes next to nothing.
 const CREATION_CACHE: u64 = 1 << 20;
 
-fn open_db(directory: &Path, cache_bytes: u64) -> Result<Db, LogError> {
+fn open_db(directory: &Path, cache_bytes: u64) -> Result<Contained, LogError> {
     let config = ::sled::Config::new()
         .path(directory)
         .cache_capacity(cache_bytes)
@@ -102,11 +115,11 @@ const RELEASE_POLL: Duration = Duration::from_millis(10);
 
 /// Opens a database, whatever state its files are in: sled panics on some. That no other process
 /// has it open is the caller's to know.
-pub(crate) fn open_contained(config: &::sled::Config) -> Result<Db, LogError> {
+pub(crate) fn open_contained(config: &::sled::Config) -> Result<Contained, LogError> {
     let start = Instant::now();
     loop {
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| LogError::Engine("sled cannot read them".to_owned()))?;
+        let opened = contain(|| config.open())
+            .ok_or_else(|| LogError::Engine("sled cannot read them".to_owned()))?;
         match opened {
             Err(::sled::Error::Io(error))
                 if error.to_string().contains("could not acquire lock")
@@ -114,7 +127,7 @@ pub(crate) fn open_contained(config: &::sled::Config) -> Result<Db, LogError> {
             {
                 thread::sleep(RELEASE_POLL);
             }
-            opened => return opened.map_err(engine),
+            opened => return opened.map(Contained::new).map_err(engine),
         }
     }
 }
@@ -228,6 +241,7 @@ impl Log for SledLog {
             at = at.plus(count as u64);
         }
         self.sync()?;
+        self.tail.write(at)?;
         Ok(Append::Appended)
     }
 
@@ -309,6 +323,7 @@ mod tests {
             assert_eq!(log.append(Position(2), &long).unwrap(), Append::Appended);
             assert!(log.db.remove(4u64.to_be_bytes()).unwrap().is_some());
             assert_eq!(log.head().unwrap(), Position(4));
+            log.tail.write(Position(2)).unwrap();
         }
         {
             let log = log(&place);
@@ -318,6 +333,27 @@ mod tests {
             log.db.insert(2u64.to_be_bytes(), vec![0, 1, 4, COMMIT ^ 1]).unwrap();
         }
         assert!(matches!(SledLog::open(&place, 1 << 20), Err(LogError::Engine(_))));
+    }
+
+    #[test]
+    fn a_log_that_sled_lost_the_end_of_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().join("log");
+        SledLog::create(&place).unwrap();
+        {
+            let log = log(&place);
+            assert_eq!(log.append(Position(0), &[vec![1], vec![2]]).unwrap(), Append::Appended);
+            assert_eq!(log.append(Position(2), &[vec![3]]).unwrap(), Append::Appended);
+            assert!(log.db.remove(2u64.to_be_bytes()).unwrap().is_some());
+        }
+        // Not only once: what is lost stays lost.
+        for _ in 0..2 {
+            let lost = SledLog::open(&place, 1 << 20).err();
+            let (at, expected) = (Position(2), Position(3));
+            assert!(
+                matches!(lost, Some(LogError::Lost { head, expected: e }) if head == at && e == expected)
+            );
+        }
     }
 
     /// A power cut while an append is on its way: of the sectors that it writes any may have reached

@@ -39,10 +39,12 @@ pub struct ActorKey(StaticSecret);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ActorKeyError {
     /// Not the two public keys.
-    #[error("is not two lines {PUBLIC_PREFIX}:<43 characters of base64>")]
+    #[error(
+        "is not two lines {PUBLIC_PREFIX}:<43 characters of base64>; put it back from its copy"
+    )]
     Public,
     /// Not a private key.
-    #[error("is not one line {PRIVATE_PREFIX}:<43 characters of base64>")]
+    #[error("is not one line {PRIVATE_PREFIX}:<43 characters of base64>; ask for the whole line")]
     Private,
     /// Sealed for other keys, or changed since.
     #[error("does not open with these two keys")]

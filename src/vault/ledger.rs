@@ -106,6 +106,9 @@ impl Ledger {
         let text = fs::read_to_string(path).map_err(io)?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let file = OpenOptions::new().append(true).open(path).map_err(io)?;
+        if is_line(&text[whole..]) {
+            return Err(LedgerError::Damaged(text[..whole].lines().count() + 1));
+        }
         if whole < text.len() {
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(io)?;
         }
@@ -140,6 +143,12 @@ impl Ledger {
         let synced = written.and_then(|()| self.file.sync_all());
         synced.map_err(|error| LedgerError::Io { path: self.path.clone(), error })
     }
+}
+
+/// Whether this is a line whose end is damaged. What a power cut leaves of one is shorter.
+fn is_line(rest: &str) -> bool {
+    let mut characters = rest.chars();
+    characters.next_back().is_some() && Entries::default().add(characters.as_str()).is_some()
 }
 
 fn line(mut body: String) -> String {
@@ -255,6 +264,10 @@ mod tests {
             let error = Ledger::open(&path).unwrap_err();
             assert!(matches!(error, LedgerError::Damaged(n) if n == number), "byte {at}: {error}");
         }
+        let mut changed = text.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        fs::write(&path, &changed).unwrap();
+        assert!(matches!(Ledger::open(&path).unwrap_err(), LedgerError::Damaged(4)));
         fs::remove_file(&path).unwrap();
         assert!(Ledger::open(&path).unwrap_err().to_string().contains("put it back"));
     }

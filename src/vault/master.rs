@@ -27,7 +27,10 @@ pub struct MasterKey {
 #[derive(Debug, thiserror::Error)]
 pub enum MasterKeyError {
     /// Not of the form.
-    #[error("is no master key: expected one line, {PREFIX}:<epoch>:<43 characters of base64>")]
+    #[error(
+        "is no master key: expected one line, {PREFIX}:<epoch>:<43 characters of base64>; put it \
+         back from its copy"
+    )]
     Form,
     /// The file cannot be read or written.
     #[error(
@@ -35,6 +38,14 @@ pub enum MasterKeyError {
         path.display()
     )]
     Io {
+        /// Where it should be.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// The next key cannot be put beside the one that holds.
+    #[error("the new master key {} cannot be written: {error}; check the disk", path.display())]
+    Stage {
         /// Where it should be.
         path: PathBuf,
         /// What happened.
@@ -149,7 +160,7 @@ impl KeyFile {
             file.sync_all()?;
             sync_parent(&next)
         };
-        stage().map_err(|error| MasterKeyError::Io { path: next.clone(), error })
+        stage().map_err(|error| MasterKeyError::Stage { path: next.clone(), error })
     }
 
     /// Overwrites the key that held, and puts the next one in its place.

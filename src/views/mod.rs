@@ -28,7 +28,7 @@ use crate::domain::{
 };
 use crate::log::LogError;
 use crate::log::record::RecordHash;
-use crate::log::sled::{open_contained, plain};
+use crate::log::sled::{Contained, open_contained, plain};
 use changes::{Changes, PAGE_ENTRIES};
 use row::{
     ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
@@ -123,7 +123,7 @@ pub struct Checkpoint {
 
 /// The views of one log.
 pub struct Views {
-    db: Db,
+    db: Contained,
     /// Rows that are newer than `db`. Who reads both holds the lock, so that no row is seen twice or
     /// missed while they move.
     recent: RwLock<Rows>,

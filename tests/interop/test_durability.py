@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from countersign.v1 import history_pb2
 from support import EMAIL, Server, activation
 
-TRACED = "fdatasync,fsync,sync_file_range,write,writev,sendto,sendmsg"
+TRACED = "fdatasync,fsync,sync_file_range,pwrite64,write,writev,sendto,sendmsg"
 # Microseconds that each sync is held up: an answer that does not wait for it comes before it.
 SLOW = 20_000
 # With -f and -yy: pid, time, call, its descriptor and what that is.
@@ -79,13 +79,32 @@ def test_the_log_is_synced_before_each_reply(tmp_path):
     sends = [
         began
         for name, about, began, _, _ in seen
-        if name not in ("fdatasync", "fsync") and f"TCP:[{server.public_address}->" in about
+        if f"TCP:[{server.public_address}->" in about
     ]
     for asked, answered in windows:
         synced = [ended for began, ended in syncs if asked < began and ended < answered]
         assert synced, "no sync of the log's file between call and answer"
         answers = [sent for sent in sends if asked < sent < answered]
         assert max(answers) > min(synced), "the answer was sent before the sync"
+
+
+def test_a_key_is_durable_before_its_record_is_written(tmp_path):
+    server = TracedServer(tmp_path / "data")
+    for number in range(3):
+        server.issue(email=f"ada{number}@example.com")
+    server.stop()
+    vault, database = (str(server.directory / place) for place in ("data/vault", "data/log/db"))
+    unsynced, keys, records = None, 0, 0
+    for name, about, began, ended, _ in sorted(calls(server.trace), key=lambda call: call[2]):
+        if about == vault and name == "pwrite64":
+            unsynced, keys = began, keys + 1
+        elif about == vault and name in ("fdatasync", "fsync"):
+            unsynced = None
+            synced = ended
+        elif about == database and name == "pwrite64" and keys:
+            assert unsynced is None and synced <= began, "the record is written before its key is durable"
+            records += 1
+    assert keys >= 3 and records >= 3
 
 
 @pytest.fixture

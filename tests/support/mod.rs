@@ -43,7 +43,18 @@ impl Place {
 
     /// One that `init` has made.
     pub fn new() -> Self {
-        let place = Self::empty();
+        Self::empty().made()
+    }
+
+    /// One that `init` has made, in memory where the system has such a place: for tests that start
+    /// many servers and are not about the disk.
+    pub fn in_memory() -> Self {
+        let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self { root: root.unwrap() }.made()
+    }
+
+    fn made(self) -> Self {
+        let place = self;
         let made = place.run(&["init"]);
         assert!(made.status.success(), "{made:?}");
         place
@@ -89,14 +100,16 @@ impl Place {
         String::from_utf8(output.stderr).unwrap()
     }
 
-    /// The program, for this directory.
+    /// The program, for this directory: what cargo just built, or `COUNTERSIGN_BIN`.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+        let built = || env!("CARGO_BIN_EXE_countersign").into();
+        let mut command = Command::new(std::env::var_os("COUNTERSIGN_BIN").unwrap_or_else(built));
         command.arg("--dir").arg(self.directory());
         command
     }
 
-    fn serve(&self) -> Command {
+    /// The command that serves, on free ports.
+    pub fn serve(&self) -> Command {
         let mut command = self.command();
         command.args(["serve", "--public-listen", "127.0.0.1:0", "--staff-listen", "127.0.0.1:0"]);
         command
@@ -126,6 +139,19 @@ impl Place {
         fs::write(&path, format!("{config}\n{lines}\n")).unwrap();
     }
 
+    /// Starts the server, and waits until it serves. If it ends instead: its exit code and its log.
+    pub fn try_start(&self) -> Result<Server, (Option<i32>, String)> {
+        let log = File::create(self.log_path()).unwrap();
+        let mut child = self.serve().stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() {
+            let code = child.wait().unwrap().code();
+            return Err((code, fs::read_to_string(self.log_path()).unwrap()));
+        }
+        Ok(self.announced(child, &line))
+    }
+
     /// Starts the server in development mode, and gives the commands that it prints.
     pub fn start_dev(&self) -> (Server, String) {
         let (server, mut output) = self.start_and_read(self.serve().arg("--dev"));
@@ -146,13 +172,18 @@ impl Place {
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut line).unwrap();
+        (self.announced(child, &line), output)
+    }
+
+    /// The server that says where it listens.
+    fn announced(&self, child: Child, line: &str) -> Server {
         let address = |name: &str| {
             let word = line.split_whitespace().find_map(|word| word.strip_prefix(name));
             let log = || fs::read_to_string(self.log_path()).unwrap();
             word.unwrap_or_else(|| panic!("no address in {line:?}\n{}", log())).to_owned()
         };
         let (public, staff) = (address("public="), address("staff="));
-        (Server { child, directory: self.directory(), public, staff }, output)
+        Server { child, directory: self.directory(), public, staff }
     }
 }
 

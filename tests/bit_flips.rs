@@ -1,0 +1,289 @@
+//! Promise: one flipped bit anywhere in what the server keeps is found, or does no harm. A server is
+//! never there with something missing or changed, never panics, and says what to do; views heal.
+//!
+//! Each trial copies a directory with some history, flips one bit of one file, and starts a real server
+//! on it.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use countersign::proto::v1::{
+    DeactivateRequest, RectifySubjectRequest, RequestKind, SuspendLicenseRequest,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use support::{Place, Server, activation, files, reason};
+use tonic::transport::Channel;
+
+/// How many bits are flipped; more with `COUNTERSIGN_FLIPS`.
+const FLIPS: u64 = 240;
+/// What the places of the flips come from; another with `COUNTERSIGN_FLIP_SEED`.
+const SEED: u64 = 4;
+
+const ADA: &str = "ada@example.com";
+const GRACE: &str = "grace@example.com";
+const GRACE_BEFORE: &str = "grace.before@example.com";
+const SUSPENDED: &str = "suspended@example.com";
+const ERASED: &str = "erased@example.com";
+
+/// What is worth a flip, and how often it gets one of a hundred.
+const PARTS: [(&str, u32); 9] = [
+    ("data/log/db", 32),
+    ("data/log/", 8),
+    ("data/vault", 20),
+    ("data/head", 8),
+    ("ledger/erasures", 8),
+    ("keys/master.key", 5),
+    ("keys/", 5),
+    ("views/sled/db", 10),
+    ("views/", 4),
+];
+/// Keys that the server does not read: they are for two people to keep.
+const NOT_READ: [&str; 2] = ["actor-1.key", "actor-2.key"];
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// An acknowledged activation, and what a retry must be answered with: the receipt, or a reason.
+struct Acknowledged {
+    email: &'static str,
+    key: String,
+    nonce: u128,
+    answer: Result<String, &'static str>,
+}
+
+/// Activates, and remembers the answer.
+async fn activate(
+    app: &mut ActivationServiceClient<Channel>,
+    email: &'static str,
+    key: &str,
+    nonce: u128,
+) -> Acknowledged {
+    let answer = app.activate(activation(email, key, nonce)).await.unwrap();
+    let receipt = answer.into_inner().receipt;
+    Acknowledged { email, key: key.to_owned(), nonce, answer: Ok(receipt) }
+}
+
+/// People with licenses and activations of all kinds, an erasure that is final, and one that is not.
+async fn history(server: &Server) -> Vec<Acknowledged> {
+    let mut app = server.app();
+    let mut all = Vec::new();
+    for (email, count) in
+        [(ADA, 30), (GRACE_BEFORE, 12), (SUSPENDED, 4), (ERASED, 5), ("erased2@example.com", 3)]
+    {
+        let key = server.issue(email, "App", 60).await;
+        for _ in 0..count {
+            all.push(activate(&mut app, email, &key, all.len() as u128).await);
+        }
+    }
+    for ended in [2, 3, 7] {
+        let receipt = all[ended].answer.clone().unwrap();
+        app.deactivate(DeactivateRequest { receipt }).await.unwrap();
+        all[ended].answer = Err("ACTIVATION_ENDED");
+    }
+    server.erase(ERASED, false, true).await;
+    server.erase("erased2@example.com", false, false).await;
+    let request_id = server.ready(GRACE_BEFORE, RequestKind::Rectification).await;
+    let rectify =
+        RectifySubjectRequest { request_id, email: GRACE.to_owned(), ..Default::default() };
+    server.privacy().rectify_subject(rectify).await.unwrap();
+    for known in &mut all {
+        match known.email {
+            ERASED | "erased2@example.com" => known.answer = Err("LICENSE_NOT_FOUND"),
+            GRACE_BEFORE => known.email = GRACE,
+            SUSPENDED => known.answer = Err("LICENSE_SUSPENDED"),
+            _ => {}
+        }
+    }
+    let suspended = all.iter().find(|known| known.email == SUSPENDED).unwrap();
+    let license_key = suspended.key.clone();
+    server.issuer().suspend_license(SuspendLicenseRequest { license_key }).await.unwrap();
+    all
+}
+
+/// How many of the acknowledged activations are answered otherwise than they were.
+async fn differing(server: &Server, all: &[Acknowledged]) -> Vec<u128> {
+    let mut app = server.app();
+    let mut wrong = Vec::new();
+    for known in all {
+        let answer = app.activate(activation(known.email, &known.key, known.nonce)).await;
+        let answer = answer.map(|given| given.into_inner().receipt);
+        let is_right = match (&known.answer, &answer) {
+            (Ok(receipt), Ok(given)) => receipt == given,
+            (Err(expected), Err(status)) => reason(status) == *expected,
+            _ => false,
+        };
+        if !is_right {
+            wrong.push(known.nonce);
+        }
+    }
+    wrong
+}
+
+/// What came of a flip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// The server does not start, and says why.
+    Detected,
+    /// It starts and has built the views again.
+    Healed,
+    /// It starts, and all is there.
+    Harmless,
+}
+
+/// A directory that is put back after each trial.
+struct Trials {
+    place: Place,
+    whole: PathBuf,
+    rng: StdRng,
+    outcomes: BTreeMap<String, BTreeMap<Outcome, u32>>,
+}
+
+impl Trials {
+    /// Takes over a directory whose server has ended.
+    fn new(place: Place, seed: u64) -> Self {
+        let whole = place.beside("whole");
+        copy(&place.directory(), &whole);
+        Self { place, whole, rng: StdRng::seed_from_u64(seed), outcomes: BTreeMap::new() }
+    }
+
+    /// Flips a random bit of a random file; its name and the byte.
+    fn flip(&mut self) -> (String, usize) {
+        for part in ["data", "keys", "ledger", "views"] {
+            let to = self.place.directory().join(part);
+            fs::remove_dir_all(&to).unwrap();
+            copy(&self.whole.join(part), &to);
+        }
+        let total = PARTS.iter().map(|(_, weight)| weight).sum();
+        let mut at = self.rng.random_range(0..total);
+        let chosen = PARTS.iter().find(|(_, weight)| {
+            let is_it = at < *weight;
+            at = at.saturating_sub(*weight);
+            is_it
+        });
+        let directory = self.place.directory();
+        let name = |path: &Path| path.strip_prefix(&directory).unwrap().display().to_string();
+        let (part, _) = chosen.unwrap();
+        let mut candidates: Vec<PathBuf> = files(&directory)
+            .into_iter()
+            .filter(|path| name(path).starts_with(part) && fs::metadata(path).unwrap().len() > 0)
+            .filter(|path| !NOT_READ.iter().any(|other| path.ends_with(other)))
+            .collect();
+        candidates.sort();
+        let path = &candidates[self.rng.random_range(0..candidates.len())];
+        let mut bytes = fs::read(path).unwrap();
+        // Most in what is written, some in the zeros that a file was grown by.
+        let used = bytes.iter().rposition(|&byte| byte != 0).map_or(1, |last| last + 1);
+        let until = if self.rng.random_bool(0.85) { used } else { bytes.len() };
+        let byte = self.rng.random_range(0..until);
+        bytes[byte] ^= 1 << self.rng.random_range(0..8);
+        fs::write(path, bytes).unwrap();
+        (name(path), byte)
+    }
+
+    /// Starts a server on what is there, and says what came of it, or what is wrong with that.
+    async fn outcome(&self, all: &[Acknowledged]) -> Result<Outcome, String> {
+        let server = match self.place.try_start() {
+            Ok(server) => server,
+            Err((Some(1), log)) if is_helpful(&log) => return Ok(Outcome::Detected),
+            Err((code, log)) => return Err(format!("exit code {code:?}, no help in: {log}")),
+        };
+        let wrong = differing(&server, all).await;
+        let ended = server.terminate();
+        let log = fs::read_to_string(self.place.log_path()).unwrap();
+        if !wrong.is_empty() {
+            return Err(format!("served, and another answer to {wrong:?}; {log}"));
+        }
+        if !ended.success() || log.contains("panicked") {
+            return Err(format!("it ended with {ended}; {log}"));
+        }
+        Ok(if log.contains("rebuilding") { Outcome::Healed } else { Outcome::Harmless })
+    }
+
+    fn count(&mut self, name: &str, outcome: Outcome) {
+        // The number in a snapshot's name is another each time.
+        let name = if name.contains("/snap.") { name.rsplit_once('.').unwrap().0 } else { name };
+        *self.outcomes.entry(name.to_owned()).or_default().entry(outcome).or_default() += 1;
+    }
+
+    fn report(&self) {
+        for (name, outcomes) in &self.outcomes {
+            println!("{name}: {outcomes:?}");
+        }
+    }
+}
+
+/// Whether a refusal names what is damaged and says what to do, and is no panic.
+fn is_helpful(log: &str) -> bool {
+    let names = ["position", "slot ", "line ", "data/log", "head file", "vault", "keys/"];
+    let remedies = [
+        "restore ",
+        "put back",
+        "put it back",
+        "check that the file",
+        "correct the kid",
+        "keep other",
+    ];
+    let has = |words: &[&str]| words.iter().any(|word| log.contains(word));
+    has(&names) && has(&remedies) && !log.contains("panicked")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Half of the trials are on a directory whose server ended in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_is_found_or_does_no_harm() {
+    let place = Place::in_memory();
+    let server = place.start();
+    let all = history(&server).await;
+    assert!(server.terminate().success());
+    // Once more, so that there is all that a restart leaves.
+    let server = place.start();
+    assert_eq!(differing(&server, &all).await, []);
+    assert!(server.terminate().success());
+    try_flips(place, &all, 0).await;
+}
+
+/// And half on one whose server was killed, so that the head file has not come to the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_after_a_crash_is_found_or_does_no_harm() {
+    let place = Place::in_memory();
+    let server = place.start();
+    let all = history(&server).await;
+    server.kill();
+    try_flips(place, &all, 1).await;
+}
+
+async fn try_flips(place: Place, all: &[Acknowledged], more: u64) {
+    let seed = setting("COUNTERSIGN_FLIP_SEED", SEED) + more;
+    let mut trials = Trials::new(place, seed);
+    let mut failures = Vec::new();
+    for trial in 0..setting("COUNTERSIGN_FLIPS", FLIPS) / 2 {
+        let (name, byte) = trials.flip();
+        match trials.outcome(all).await {
+            Ok(outcome) => trials.count(&name, outcome),
+            Err(wrong) => {
+                failures
+                    .push(format!("trial {trial} of seed {seed}, byte {byte} of {name}: {wrong}"));
+            }
+        }
+    }
+    trials.report();
+    assert!(failures.is_empty(), "{} went wrong:\n{}", failures.len(), failures.join("\n"));
+}
