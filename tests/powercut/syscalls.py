@@ -23,12 +23,15 @@ TRACED = """
 
 LINE = re.compile(r"^(\d+) +(\d+)\.(\d{9}) (.*)$", re.DOTALL)
 BEGUN = re.compile(r"^(\w+)\((.*) <unfinished \.\.\.>$", re.DOTALL)
-RESUMED = re.compile(r"^<\.\.\. (\w+) resumed>(.*)$", re.DOTALL)
+RESUMED = re.compile(r"^<\.\.\. ([\w?]+) resumed>(.*)$", re.DOTALL)
 # A call that ended says how long it took, unless its process was killed.
 WHOLE = re.compile(r"^(\w+)\((.*)\) += (.*?)(?: <(\d+)\.(\d{9})>)?$", re.DOTALL)
 ENDED = re.compile(r"^(.*)\) += (.*?)(?: <\d+\.\d{9}>)?$", re.DOTALL)
 DESCRIPTOR = re.compile(r"^(-?\d+|AT_FDCWD)(?:<(.*)>)?(?:\(deleted\))?$", re.DOTALL)
 VECTOR = re.compile(r'iov_base="((?:\\x[0-9a-f]{2})*)"')
+
+# A signal, an end; a thread that was killed before strace knew what it was doing.
+NO_CALL = ("---", "+++", "???")
 
 # Calls that would change files in a way that this reader does not know.
 FOREIGN = {"fallocate", "sendfile", "splice", "link", "linkat", "symlink"}
@@ -95,7 +98,7 @@ def calls(path):
                 arguments = f"{arguments.removesuffix(',')}{ended[1]}"
                 arguments = arguments.split(", ")
                 found.append(Call(thread, name, arguments, ended[2], start, 2 * number + 1))
-            elif not rest.startswith(("+++", "---")):
+            elif not rest.startswith(NO_CALL):
                 raise ValueError(f"an unknown line of the trace: {rest[:200]}")
             times += [time, time + took]
     return found, times, [f"{name}({arguments}" for name, arguments, _ in begun.values()]
