@@ -24,14 +24,9 @@ class State(runner.State):
         self.trace, self.history, phases = recordings[scenario]
         # What is short is cut as often as what is long.
         self.phase, first, last = rng.choice(phases)
-        picked = rng.randrange(first, last)
-        moments = self.trace.moments
-        has_next = picked + 1 < len(moments)
-        if record.is_end(moments[picked]) and has_next:
-            # Nothing on the disk has begun since, however much later it is.
-            self.at = moments[picked + 1]
-        else:
-            self.at = moments[picked] + 1
+        picked, moments = rng.randrange(first, last), self.trace.moments
+        # Nothing on the disk begins or ends between two moments, however long that is.
+        self.at = moments[picked + 1] if picked + 1 < len(moments) else moments[picked] + 1
         self.time = self.trace.time(self.at)
 
     def lay_out(self, place):

@@ -12,8 +12,8 @@ from syscalls import TRACED, Trace
 LONGEST = 1 << 24
 # A process that is killed is mostly doing nothing to its files.
 ATTEMPTS = 4
-# Each line is a command, to be run beside the others.
-LAUNCHER = 'while read -r line; do eval "$line" & done; wait'
+# Each line is a command, to be run beside the others. That one was killed needs no telling.
+LAUNCHER = 'exec 2>/dev/null; while read -r line; do eval "$line" & done; wait'
 
 
 class Unsettled(Exception):
@@ -37,6 +37,7 @@ def record_once(name, place):
     root = place / "root"
     root.mkdir(parents=True)
     options = ["-f", "--seccomp-bpf", "-y", "-xx", "-s", str(LONGEST), "--timestamps=unix,ns"]
+    options += ["--syscall-times=ns"]
     strace = subprocess.Popen(
         ["strace", *options, "-e", f"trace={','.join(TRACED)}", "-e", "signal=none"]
         + ["-o", str(place / "trace"), "bash", "-c", LAUNCHER],
@@ -59,11 +60,6 @@ def record_once(name, place):
         strace.stdin.close()
         strace.wait(60)
     (place / "history").write_bytes(pickle.dumps(run.history))
-
-
-def is_end(moment):
-    """Whether a moment of a trace is the end of a call; the others are beginnings."""
-    return moment % 2 == 1
 
 
 def load(place, deaf_to=None):

@@ -23,11 +23,15 @@ TRACED = """
 
 LINE = re.compile(r"^(\d+) +(\d+)\.(\d{9}) (.*)$", re.DOTALL)
 BEGUN = re.compile(r"^(\w+)\((.*) <unfinished \.\.\.>$", re.DOTALL)
-RESUMED = re.compile(r"^<\.\.\. (\w+) resumed>(.*)$", re.DOTALL)
-WHOLE = re.compile(r"^(\w+)\((.*)\) += (.*)$", re.DOTALL)
-ENDED = re.compile(r"^(.*)\) += (.*)$", re.DOTALL)
+RESUMED = re.compile(r"^<\.\.\. ([\w?]+) resumed>(.*)$", re.DOTALL)
+# A call that ended says how long it took, unless its process was killed.
+WHOLE = re.compile(r"^(\w+)\((.*)\) += (.*?)(?: <(\d+)\.(\d{9})>)?$", re.DOTALL)
+ENDED = re.compile(r"^(.*)\) += (.*?)(?: <\d+\.\d{9}>)?$", re.DOTALL)
 DESCRIPTOR = re.compile(r"^(-?\d+|AT_FDCWD)(?:<(.*)>)?(?:\(deleted\))?$", re.DOTALL)
 VECTOR = re.compile(r'iov_base="((?:\\x[0-9a-f]{2})*)"')
+
+# A signal, an end; a thread that was killed before strace knew what it was doing.
+NO_CALL = ("---", "+++", "???")
 
 # Calls that would change files in a way that this reader does not know.
 FOREIGN = {"fallocate", "sendfile", "splice", "link", "linkat", "symlink"}
@@ -67,17 +71,23 @@ def raw(quoted):
     return bytes.fromhex(quoted[1:-1].replace("\\x", ""))
 
 
+def nanoseconds(seconds, fraction):
+    return int(seconds) * 10**9 + int(fraction)
+
+
 def calls(path):
     """Each call that ended, in the order of their ends, with the moments of its beginning and its
-    end; the time of each line; and the calls that never ended."""
+    end; the latest time before each moment; and the calls that never ended."""
     found, times, begun = [], [], {}
     with open(path, encoding="ascii") as lines:
         for number, line in enumerate(lines):
-            thread, seconds, nanoseconds, rest = LINE.match(line.rstrip("\n")).groups()
-            times.append(int(seconds) * 10**9 + int(nanoseconds))
+            thread, *time, rest = LINE.match(line.rstrip("\n")).groups()
+            time = nanoseconds(*time)
+            # With nothing in between, the first moment lasts as long as the call.
+            took = 0
             if whole := WHOLE.match(rest):
-                name, arguments, result = whole.groups()
-                # Its beginning and its end are two moments with nothing in between.
+                name, arguments, result, *duration = whole.groups()
+                took = nanoseconds(*duration) if duration[0] else 0
                 start, end = 2 * number, 2 * number + 1
                 found.append(Call(thread, name, arguments.split(", "), result, start, end))
             elif unfinished := BEGUN.match(rest):
@@ -88,8 +98,9 @@ def calls(path):
                 arguments = f"{arguments.removesuffix(',')}{ended[1]}"
                 arguments = arguments.split(", ")
                 found.append(Call(thread, name, arguments, ended[2], start, 2 * number + 1))
-            elif not rest.startswith(("+++", "---")):
+            elif not rest.startswith(NO_CALL):
                 raise ValueError(f"an unknown line of the trace: {rest[:200]}")
+            times += [time, time + took]
     return found, times, [f"{name}({arguments}" for name, arguments, _ in begun.values()]
 
 
@@ -116,8 +127,9 @@ class Trace:
         self.moments = sorted(set(self.moments))
 
     def time(self, moment):
-        """When a moment was at the latest, in nanoseconds."""
-        return self.times[min(moment // 2, len(self.times) - 1)]
+        """Until when nothing from this moment on had taken place, in nanoseconds: strace stops a
+        thread that a call ends in, and only then lets it go on."""
+        return self.times[min(moment, len(self.times) - 1)]
 
     # -- names
 

@@ -123,6 +123,7 @@ class Traces(unittest.TestCase):
             root, trace = pathlib.Path(place, "root"), pathlib.Path(place, "trace")
             root.mkdir()
             options = ["-f", "-y", "-xx", "-s", "4096", "--timestamps=unix,ns", "-e", "signal=none"]
+            options += ["--syscall-times=ns"]
             options += ["-e", f"trace={','.join(TRACED)}", "-o", trace]
             subprocess.run(["strace", *options, sys.executable, "-c", PROGRAM, root], check=True)
             read = Trace(trace, root)
