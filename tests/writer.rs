@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use countersign::domain::{
-    Access, ActivationId, Actor, Email, Event, LicenseCommand, LicenseId, LicenseKey, Operation,
-    Position, Product, Purpose, RecordedActor, Rejection, Role, Seats, SigningKeyId, Terms,
+    Access, ActivationId, Actor, Day, Email, Event, LicenseCommand, LicenseId, LicenseKey,
+    Operation, Position, Product, Purpose, RecordedActor, Rejection, Role, Seats, SigningKeyId,
+    Terms,
 };
 use countersign::log::memory::{Fault, MemoryLog};
 use countersign::log::tree::CompactRange;
@@ -178,6 +179,27 @@ async fn two_servers_on_one_log_do_not_oversell_a_seat() {
     assert_eq!(world.activations(), [id(1), id(2), id(3)]);
     let trees = [&a.tree, &b.tree].map(|tree| tree.lock().unwrap().root());
     assert_eq!(trees[0], trees[1]);
+}
+
+#[tokio::test]
+async fn a_day_that_two_servers_close_is_counted_once() {
+    let world = World::new();
+    let a = world.server("a", 16);
+    a.issue(3).await;
+    let b = world.server("b", 16);
+    assert!(b.activate(1).await.unwrap().is_ok());
+    // Neither has seen all that the other appended.
+    for server in [&a, &b] {
+        let close = Request::CloseDays(Day(i32::MAX));
+        assert!(server.writer.ask(close).await.unwrap().is_ok());
+    }
+    let store = world.server("reader", 1).store;
+    assert!(store.views.uncounted_days().unwrap().is_empty());
+    let days = store.views.counted_days(Day(i32::MIN)..=Day(i32::MAX)).unwrap();
+    let counts: Vec<_> = days.into_values().flatten().map(|(_, counts)| counts).collect();
+    let licenses: u32 = counts.iter().map(|counts| counts.licenses).sum();
+    let activations: u32 = counts.iter().map(|counts| counts.activations).sum();
+    assert_eq!((licenses, activations), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
