@@ -72,7 +72,7 @@ pub(super) fn expired_keys(
         .filter(|(_, span)| !years.contains(&span.begun.year()))
         .map(|(license, _)| *license)
         .collect();
-    let open_years = open_request_years(store, subject)?;
+    let open_since = open_since(store, subject)?;
 
     let mut keys = Vec::new();
     for (license, end) in &ends {
@@ -98,7 +98,7 @@ pub(super) fn expired_keys(
             }
             KeyName::Activations(_, year) => years.contains(&year),
             KeyName::Access(_, year) => {
-                !open_years.contains(&year)
+                open_since.is_none_or(|open| year < open)
                     && is_over(Category::AccessRecord, Timestamp::start_of_year(year).end_of_year())
             }
             KeyName::License(_) | KeyName::Notice(_) | KeyName::System => false,
@@ -332,17 +332,19 @@ fn expired_years(
     groups.into_iter().filter(|(_, can_go)| *can_go).flat_map(|(years, _)| years).collect()
 }
 
-/// The years in which a person opened requests that are still open.
-fn open_request_years(store: &Store, subject: SubjectId) -> Result<BTreeSet<u16>, StoreError> {
-    let mut years = BTreeSet::new();
+/// The year in which the oldest request of a person was opened that is still open. What is recorded
+/// from then on may be a step of it.
+fn open_since(store: &Store, subject: SubjectId) -> Result<Option<u16>, StoreError> {
+    let mut oldest: Option<u16> = None;
     for request in store.views.open_requests()? {
         if let Some(view) = store.views.request(request)?
             && view.subject == subject
         {
-            years.insert(store.event(view.opened)?.event.at().year());
+            let year = store.event(view.opened)?.event.at().year();
+            oldest = Some(oldest.map_or(year, |oldest| oldest.min(year)));
         }
     }
-    Ok(years)
+    Ok(oldest)
 }
 
 #[cfg(test)]
