@@ -11,6 +11,7 @@ use crate::domain::{
     Day, ErasureId, ErasureReason, Event, NoticeId, NoticeOutcome, Rejection, State,
     SubjectCommand, SubjectId,
 };
+use crate::log::record::KeySlot;
 use crate::service::erasure;
 use crate::service::store::StoreError;
 use crate::vault::{KeyName, NewKey, VaultError};
@@ -29,9 +30,14 @@ impl Writer {
                 let Event::ErasureBegun { reason, .. } = store.event(view.begun)?.event else {
                     return Err(StoreError::Mismatch(view.begun).into());
                 };
-                // It may have come as far as to destroy the keys.
+                // It may have come as far as to destroy the keys, which go all at once. The views may
+                // have taken in before what they sealed.
                 let gone = erasure::unstated(&store)?;
-                self.end_erasure(id, view.subject, reason, gone)?;
+                let keys = match self.erasure_keys(view.subject, reason) {
+                    Err(StoreError::Erased(_)) => Vec::new(),
+                    keys => keys?,
+                };
+                self.erase(id, view.subject, reason, &keys, gone)?;
             }
         }
         if store.vault.epoch() > views.epoch().map_err(StoreError::from)? {
@@ -47,37 +53,48 @@ impl Writer {
         subject: SubjectId,
         reason: ErasureReason,
     ) -> Result<(), WriterError> {
-        self.end_erasure(erasure, subject, reason, BTreeMap::new())
+        let keys = self.erasure_keys(subject, reason)?;
+        self.erase(erasure, subject, reason, &keys, BTreeMap::new())
     }
 
-    /// `gone`: how many records of which event type went with its keys already.
-    fn end_erasure(
+    fn erasure_keys(
+        &self,
+        subject: SubjectId,
+        reason: ErasureReason,
+    ) -> Result<Vec<KeySlot>, StoreError> {
+        let store = &self.store;
+        Ok(match reason {
+            ErasureReason::Request => {
+                let keys = erasure::keys(store, subject)?;
+                keys.into_iter().map(|(_, slot)| slot).collect()
+            }
+            ErasureReason::Rectification => erasure::replaced_keys(store, subject),
+            ErasureReason::Retention => {
+                erasure::expired_keys(store, &self.policy, subject, self.clock.now())?
+            }
+        })
+    }
+
+    /// `gone`: how many records of which event type went already.
+    fn erase(
         &mut self,
         erasure: ErasureId,
         subject: SubjectId,
         reason: ErasureReason,
+        keys: &[KeySlot],
         mut gone: BTreeMap<u8, u64>,
     ) -> Result<(), WriterError> {
         // What is erased must have been counted.
         self.close_days(Day(i32::MAX))?;
-        let now = self.clock.now();
-        let store = Arc::clone(&self.store);
-        let keys = match reason {
-            ErasureReason::Request => {
-                let keys = erasure::keys(&store, subject)?;
-                keys.into_iter().map(|(_, slot)| slot).collect()
-            }
-            ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
-            ErasureReason::Retention => erasure::expired_keys(&store, &self.policy, subject, now)?,
-        };
-        for (event_type, count) in erasure::records_under(&store, subject, &keys)? {
+        let (store, at) = (Arc::clone(&self.store), self.clock.now());
+        for (event_type, count) in erasure::records_under(&store, subject, keys)? {
             *gone.entry(event_type).or_default() += count;
         }
         let records = gone.into_iter().collect();
-        store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
+        store.vault.destroy(keys, &mut *self.rng).map_err(StoreError::from)?;
         self.state = State::default();
         let epoch = store.vault.epoch();
-        self.record(&Event::DataErased { erasure, subject, reason, records, epoch, at: now })
+        self.record(&Event::DataErased { erasure, subject, reason, records, epoch, at })
     }
 
     pub(super) fn move_epoch(&mut self) -> Result<Answer, WriterError> {
