@@ -6,8 +6,9 @@ use std::time::Duration;
 use countersign::domain::{
     Access, ActivationId, Actor, ActorTag, Binding, By, Category, Email, ErasureId, Event,
     LicenseCommand, LicenseId, LicenseKey, Nonce, Note, NoticeId, NoticeOutcome, Operation,
-    PersonName, Product, Purpose, RecipientName, RecordedActor, Rejection, RequestId, RequestKind,
-    RequestStep, RestrictionKind, Role, Seats, Status, SubjectCommand, SubjectId, Terms, Timestamp,
+    PersonName, Position, Product, Purpose, RecipientName, RecordedActor, Rejection, RequestId,
+    RequestKind, RequestStep, RestrictionKind, Role, Seats, Status, SubjectCommand, SubjectId,
+    Terms, Timestamp,
 };
 use countersign::receipt::PublicKeys;
 use countersign::service::activation::Activate;
@@ -400,13 +401,37 @@ impl Clients {
     }
 }
 
+/// What an app was refused. One of the states while it waited must be a reason.
+pub(crate) struct Refusal<'a> {
+    asked: &'a Asked,
+    pub(crate) rejection: Rejection,
+    pub(crate) has_reason: bool,
+    /// Where the activation was in the state before.
+    before: Option<Position>,
+}
+
+impl<'a> Refusal<'a> {
+    pub(crate) fn new(asked: &'a Asked, rejection: Rejection, has_reason: bool) -> Self {
+        Self { asked, rejection, has_reason, before: None }
+    }
+
+    /// Looks at the next state.
+    pub(crate) fn look_at(&mut self, model: &Model, now: Timestamp) {
+        let (Asked::Activate { activation, .. } | Asked::Deactivate { activation }) = self.asked
+        else {
+            return;
+        };
+        let there = model.activations.get(activation).map(|known| known.position);
+        // What was found is erased a moment later, or went to a kept license.
+        let went = self.before.is_some() && self.before != there;
+        let went = went && self.rejection == Rejection::LicenseNotFound;
+        self.has_reason |= went || is_reason(self.asked, self.rejection, model, now);
+        self.before = there;
+    }
+}
+
 /// Whether this state is a reason for the refusal.
-pub(crate) fn is_reason(
-    asked: &Asked,
-    rejection: Rejection,
-    model: &Model,
-    now: Timestamp,
-) -> bool {
+fn is_reason(asked: &Asked, rejection: Rejection, model: &Model, now: Timestamp) -> bool {
     match asked {
         Asked::Activate { email, key, activation } => {
             let license = model.license_by_key(key);

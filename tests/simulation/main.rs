@@ -29,6 +29,9 @@ use std::thread;
 
 /// How many seeds are run where nothing else is said.
 const SEEDS: u64 = 2000;
+/// Seeds that found defects: a day counted twice, an erasure that stated nothing, one that was final too
+/// early, a start that failed at every try, an open request that lost its steps.
+const FOUND: [u64; 5] = [6, 167, 219, 3521, 3881];
 /// As many as the smallest machine has processors.
 const THREADS: u64 = 2;
 
@@ -50,26 +53,30 @@ fn nothing_acknowledged_is_lost() {
                     if seed >= first + seeds {
                         break;
                     }
-                    match catch_unwind(AssertUnwindSafe(|| schedule::run(seed))) {
-                        Ok(end) => {
-                            events.fetch_add(end.head.0, Ordering::Relaxed);
-                            ends.fetch_add(end.ends.into(), Ordering::Relaxed);
-                        }
-                        Err(_) => {
-                            has_failed.store(true, Ordering::Relaxed);
-                            eprintln!(
-                                "seed {seed} (number {}) fails; again: COUNTERSIGN_SEED={seed} \
-                                 COUNTERSIGN_SEEDS=1 cargo test --test simulation",
-                                seed - first + 1
-                            );
-                        }
-                    }
+                    let Ok(end) = catch_unwind(AssertUnwindSafe(|| schedule::run(seed))) else {
+                        has_failed.store(true, Ordering::Relaxed);
+                        eprintln!(
+                            "seed {seed} (number {}) fails; again: COUNTERSIGN_SEED={seed} \
+                             COUNTERSIGN_SEEDS=1 cargo test --test simulation",
+                            seed - first + 1
+                        );
+                        break;
+                    };
+                    events.fetch_add(end.head.0, Ordering::Relaxed);
+                    ends.fetch_add(end.ends.into(), Ordering::Relaxed);
                 }
             });
         }
     });
     assert!(!has_failed.into_inner(), "a seed fails; it is named above");
     println!("{seeds} seeds, {} events, {} restarts", events.into_inner(), ends.into_inner());
+}
+
+#[test]
+fn seeds_that_found_a_defect_find_none_any_more() {
+    for seed in FOUND {
+        schedule::run(seed);
+    }
 }
 
 #[test]

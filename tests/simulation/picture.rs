@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use countersign::domain::{Day, Position, SubjectId};
+use countersign::domain::{ActivationId, Day, ErasureId, NoticeId, Position, RequestId, SubjectId};
 use countersign::views::{Entry, Views};
 
 use crate::model::Model;
@@ -18,11 +18,11 @@ pub(crate) fn picture(views: &Views, model: &Model) -> String {
     line("epoch", format!("{}", views.epoch().unwrap()));
     line(
         "persons",
-        bytes(views.subjects(SubjectId::NOBODY, ALL).unwrap().iter().map(|id| id.as_bytes())),
+        bytes(views.subjects(SubjectId::NOBODY, ALL).unwrap().iter().map(SubjectId::as_bytes)),
     );
-    line("open requests", bytes(views.open_requests().unwrap().iter().map(|id| id.as_bytes())));
-    line("pending", bytes(views.pending_erasures().unwrap().iter().map(|id| id.as_bytes())));
-    line("notices", bytes(views.notices().unwrap().iter().map(|id| id.as_bytes())));
+    line("open requests", bytes(views.open_requests().unwrap().iter().map(RequestId::as_bytes)));
+    line("pending", bytes(views.pending_erasures().unwrap().iter().map(ErasureId::as_bytes)));
+    line("notices", bytes(views.notices().unwrap().iter().map(NoticeId::as_bytes)));
     line("uncounted", format!("{:?}", views.uncounted_days().unwrap()));
     line("counted", format!("{:?}", views.counted_days(Day(i32::MIN)..=Day(i32::MAX)).unwrap()));
     for id in model.subjects.keys().chain([&SubjectId::NOBODY]) {
@@ -38,7 +38,7 @@ pub(crate) fn picture(views: &Views, model: &Model) -> String {
         line("license", format!("{view:?}"));
         line("entries", entries(&views.license_entries(*id, Position::ZERO, ALL).unwrap()));
         let newest = views.newest_activations(*id, 3).unwrap();
-        line("newest", bytes(newest.iter().map(|id| id.as_bytes())));
+        line("newest", bytes(newest.iter().map(ActivationId::as_bytes)));
     }
     for id in &model.all_activations {
         let view = views.activation(*id).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use countersign::domain::{Email, Position, Rejection, Status, SubjectId, Timestamp};
+use countersign::domain::{Email, Position, Status, SubjectId, Timestamp};
 use countersign::log::Log as _;
 use countersign::log::tree::Root;
 use countersign::service::activation::Standing;
@@ -11,7 +11,7 @@ use countersign::vault::{SlotState, Vault as _};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::clients::{Asked, Clients, Scene, is_reason};
+use crate::clients::{Asked, Clients, Refusal, Scene};
 use crate::faults::{Counted, Fault, When, lock};
 use crate::model::Model;
 use crate::picture::picture;
@@ -211,21 +211,21 @@ impl Run {
         let witness = Arc::clone(&self.world.witness);
         let witness = lock(&witness);
         assert_eq!(self.world.log.head().unwrap(), witness.head(), "not all appends were seen");
-        let mut refusals: Vec<(&Asked, Rejection, bool)> = Vec::new();
+        let mut refusals: Vec<Refusal> = Vec::new();
         for (asked, outcome) in heard {
             if let Outcome::Activated(Err(rejection)) | Outcome::Deactivated(Err(rejection)) =
                 outcome
             {
                 // A server that has not seen what another one appended may refuse by what was.
-                refusals.push((asked, *rejection, is_shared));
+                refusals.push(Refusal::new(asked, *rejection, is_shared));
             }
         }
         self.model.follow(&witness, |model| {
-            for (asked, rejection, has_reason) in &mut refusals {
-                *has_reason = *has_reason || is_reason(asked, *rejection, model, now);
+            for refusal in &mut refusals {
+                refusal.look_at(model, now);
             }
         });
-        for (_, rejection, has_reason) in refusals {
+        for Refusal { rejection, has_reason, .. } in refusals {
             assert!(has_reason, "refused without a reason: {rejection}");
         }
         let (clients, keys) = (&mut self.clients, &self.world.receipt_keys);
