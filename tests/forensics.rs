@@ -206,6 +206,7 @@ fn open_slot(cipher: &XChaCha20Poly1305, number: usize, slot: &[u8]) -> Option<V
     let mut associated = u32::try_from(number).unwrap().to_be_bytes().to_vec();
     associated.extend_from_slice(&slot[2..6]);
     associated.push(slot[0]);
+    associated.extend_from_slice(&slot[115..123]);
     let mut plaintext = slot[32..99].to_vec();
     let nonce = XNonce::try_from(&slot[8..32]).unwrap();
     let tag = slot[99..115].try_into().unwrap();

@@ -271,7 +271,11 @@ fn drain_within(place: &Place, seconds: u16) {
     let path = place.directory().join("countersign.toml");
     let config = fs::read_to_string(&path).unwrap();
     let config = config.replace("#= drain_seconds = 10", &format!("drain_seconds = {seconds}"));
-    fs::write(&path, format!("{config}\n[public.limits]\ncall_seconds = 600\n")).unwrap();
+    fs::write(
+        &path,
+        format!("{config}\n[public.limits]\ncall_seconds = 600\nidle_seconds = 601\n"),
+    )
+    .unwrap();
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ fn methods() -> Vec<String> {
 
 /// Every method, and who may call it: (i)ssuer, (s)upport, (p)rivacy, (a)nalytics. Whoever is not
 /// named may not, and neither may one whose certificate names no role.
-const MATRIX: [(&str, &str); 33] = [
+const MATRIX: [(&str, &str); 34] = [
     ("ActivationService/Activate", "    "),
     ("ActivationService/Renew", "    "),
     ("ActivationService/Deactivate", "    "),
@@ -71,6 +71,7 @@ const MATRIX: [(&str, &str); 33] = [
     ("PrivacyService/ListNotices", "  p "),
     ("PrivacyService/SettleNotice", "  p "),
     ("StatisticsService/GetStatistics", "   a"),
+    ("OperatorService/Backup", "    "),
 ];
 
 /// Those that need nothing to be said.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use countersign::domain::{
-    Access, ActivationId, Actor, Category, Email, Event, LicenseCommand, LicenseId, LicenseKey,
-    Operation, Position, Product, Purpose, RecipientName, RecordedActor, Rejection, Role, Seats,
-    SigningKeyId, SubjectCommand, Terms, Timestamp,
+    Access, ActivationId, Actor, Category, Day, Email, Event, LicenseCommand, LicenseId,
+    LicenseKey, Operation, Position, Product, Purpose, RecipientName, RecordedActor, Rejection,
+    Role, Seats, SigningKeyId, SubjectCommand, Terms, Timestamp,
 };
 use countersign::log::memory::{Fault, MemoryLog};
 use countersign::log::tree::CompactRange;
@@ -242,6 +242,27 @@ impl Log for Gated {
     fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
         self.log.read(from, limit)
     }
+}
+
+#[tokio::test]
+async fn a_day_that_two_servers_close_is_counted_once() {
+    let world = World::new();
+    let a = world.server("a", 16);
+    a.issue(3).await;
+    let b = world.server("b", 16);
+    assert!(b.activate(1).await.unwrap().is_ok());
+    // Neither has seen all that the other appended.
+    for server in [&a, &b] {
+        let close = Request::CloseDays(Day(i32::MAX));
+        assert!(server.writer.ask(close).await.unwrap().is_ok());
+    }
+    let store = world.server("reader", 1).store;
+    assert!(store.views.uncounted_days().unwrap().is_empty());
+    let days = store.views.counted_days(Day(i32::MIN)..=Day(i32::MAX)).unwrap();
+    let counts: Vec<_> = days.into_values().flatten().map(|(_, counts)| counts).collect();
+    let licenses: u32 = counts.iter().map(|counts| counts.licenses).sum();
+    let activations: u32 = counts.iter().map(|counts| counts.activations).sum();
+    assert_eq!((licenses, activations), (1, 1));
 }
 
 #[tokio::test]

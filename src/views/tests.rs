@@ -1,5 +1,8 @@
 use super::*;
-use crate::domain::{Authority, Counts, Email, ErasureReason, SigningKeyId, Timestamp};
+use crate::domain::{
+    Authority, Change, Counts, Email, ErasureReason, Notice, NoticeOutcome, RecipientName,
+    SigningKeyId, Timestamp,
+};
 use crate::domain::{LicenseKey, Product, Seats, Terms};
 
 const SUBJECT: SubjectId = SubjectId::from_bytes([1; 16]);
@@ -176,6 +179,42 @@ fn what_is_erased_is_as_if_it_had_never_been_read() {
         assert_eq!(subject.is_some(), gone.len() < 6);
         assert_eq!(subject.and_then(|subject| subject.email).is_some(), gone[0] != 0);
         assert_eq!(live.activation(activation(10)).unwrap().is_some(), gone == [0]);
+    }
+}
+
+#[test]
+fn an_erasure_is_final_when_its_notices_are_settled_also_where_these_are_erased() {
+    let place = tempfile::tempdir().unwrap();
+    let at = Timestamp::from_millis(0).unwrap();
+    let (erasure, reason) = (ErasureId::from_bytes([7; 16]), ErasureReason::Request);
+    let (id, outcome) = (NoticeId::from_bytes([8; 16]), NoticeOutcome::ByHand);
+    let authority = Authority::default();
+    let notice = Notice {
+        id,
+        subject: SUBJECT,
+        erasure,
+        recipient: RecipientName::parse("ZenDesk").unwrap(),
+        email: Email::parse("ada@example.com").unwrap(),
+        change: Change::Erased,
+    };
+    let events = [
+        Event::NoticeCreated { notice, at },
+        Event::ErasureBegun { erasure, subject: SUBJECT, reason, authority, at },
+        Event::DataErased { erasure, subject: SUBJECT, reason, records: vec![], epoch: 1, at },
+        Event::EpochMoved { epoch: 2, at },
+        Event::NoticeSettled { notice: id, subject: SUBJECT, created: Position(0), outcome, at },
+        Event::EpochMoved { epoch: 3, at },
+    ];
+    let events: Vec<_> = (0..).map(Position).zip(events).collect();
+    // As it happened, and after the notice is erased.
+    for first in [0, 1] {
+        let views = Views::open(&place.path().join(first.to_string()), 1 << 20).unwrap();
+        take(&views, pairs(&events[first..5]));
+        assert_eq!(views.erasure(erasure).unwrap().unwrap().is_final, None);
+        assert_eq!(views.pending_erasures().unwrap(), [erasure]);
+        take(&views, pairs(&events[5..]));
+        assert_eq!(views.erasure(erasure).unwrap().unwrap().is_final, Some(Position(5)));
+        assert_eq!(views.pending_erasures().unwrap(), []);
     }
 }
 

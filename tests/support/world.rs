@@ -100,8 +100,10 @@ impl World {
         countersign::log::scan(
             self.log.as_ref(),
             countersign::domain::Position::ZERO,
-            |_, bytes| {
+            |position, bytes| {
                 range.push(countersign::log::record::hash(bytes));
+                let (header, _) = countersign::log::record::decode(bytes, position).unwrap();
+                store.counts.add(header.slot);
                 Ok::<_, countersign::log::LogError>(())
             },
         )
