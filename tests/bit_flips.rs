@@ -174,6 +174,10 @@ impl Trials {
             .filter(|path| name(path).starts_with(part) && fs::metadata(path).unwrap().len() > 0)
             .filter(|path| !NOT_READ.iter().any(|other| path.ends_with(other)))
             .collect();
+        // A process that was killed may not have come to write every kind of file.
+        if candidates.is_empty() {
+            return self.flip();
+        }
         candidates.sort();
         let path = &candidates[self.rng.random_range(0..candidates.len())];
         let mut bytes = fs::read(path).unwrap();

@@ -250,6 +250,11 @@ fn records(logs: &[PathBuf]) -> Vec<(Position, Vec<u8>)> {
     records
 }
 
+/// The vault of a copy of the data.
+fn old_vault(copy: &Path) -> Vec<u8> {
+    fs::read(copy.join("vault")).unwrap()
+}
+
 fn copy_all(from: &Path, to: &Path) {
     for path in files(from) {
         let to = to.join(path.strip_prefix(from).unwrap());
@@ -439,6 +444,9 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
     // What the attacker could read before: the control of the whole search.
     let before = place.beside("before");
     copy_all(&data.join("data"), &before);
+    let backup = place.beside("backup");
+    let backup_path = backup.to_str().unwrap();
+    assert!(place.run(&["backup", backup_path]).status.success());
     let log = data.join("data/log");
     let found = attack(std::slice::from_ref(&data), std::slice::from_ref(&log), &all);
     assert_eq!(found[..20], [true; 20], "the search finds who is there");
@@ -477,7 +485,7 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
     }
     server.kill();
 
-    let backups = [before.clone(), place.log_path()];
+    let backups = [before.clone(), backup.clone(), place.log_path()];
     let roots = [std::slice::from_ref(&data), &backups].concat();
     let logs = [log.clone(), before.join("log")];
     let search = |moment: &str, kept_license_is_there: bool| {
@@ -497,7 +505,7 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
         let windows = evidence.windows();
         assert!(windows.len() > 10_000, "{}", windows.len());
         assert_eq!(brute_force(&windows, &erased_headers), [], "{moment}");
-        let old_vault = fs::read(before.join("vault")).unwrap();
+        let old_vault = old_vault(&before);
         let opens = |key: &[u8; 32]| {
             open_slot(&XChaCha20Poly1305::new(key.into()), 0, &old_vault[..128]).is_some()
         };
@@ -512,12 +520,16 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
         .collect();
     assert!(brute_force(&planted, &all_headers).len() >= 2);
 
-    // The vault of the backup is refused; its log, with the vault of today, is served.
+    // The vault of the backup is refused; its log, with the vault of today, is restored.
     let vault = fs::read(data.join("data/vault")).unwrap();
-    fs::remove_dir_all(data.join("data/log")).unwrap();
-    copy_all(&before, &data.join("data"));
+    fs::write(data.join("data/vault"), old_vault(&before)).unwrap();
     assert!(place.refusal().contains("put the newest copy of the vault in its place"));
     fs::write(data.join("data/vault"), vault).unwrap();
+    let refused = place.run(&["restore", backup_path]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--lose-newer"), "{refused:?}");
+    let restored = place.run(&["restore", backup_path, "--lose-newer"]);
+    assert!(restored.status.success(), "{restored:?}");
+    fs::remove_dir_all(data.join("data.before-restore-1")).unwrap();
     let server = place.start();
     for email in KEPT {
         assert_eq!(server.history(email).await.unwrap().licenses[0].activations_total, 2);

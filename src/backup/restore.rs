@@ -61,8 +61,14 @@ pub fn restore(
         return Err(BackupError::Older { backup: backup.head(), known: known.size });
     }
     let epoch = backup.check_vault()?;
+    // Segments are good for ever, and the vault is only of the newest epoch: that which is there, if it
+    // is not the backup's.
+    let mut vault = backup.places().vault();
     if !target.master_key.has(epoch).map_err(VaultError::from)? {
-        return Err(BackupError::OlderEpoch { path: from.to_owned(), epoch });
+        vault = target.data.join("vault");
+        if !vault.exists() {
+            return Err(BackupError::OlderEpoch { path: from.to_owned(), epoch });
+        }
     }
 
     let unfinished = target.data.with_extension("unfinished");
@@ -72,7 +78,7 @@ pub fn restore(
     }
     DirBuilder::new().mode(0o700).create(&unfinished).at(&unfinished)?;
     let keys = restore_log(&backup, &target, &unfinished, known, &mut progress)?;
-    restore_vault(&backup, target.ledger, target.master_key, &unfinished, &keys)?;
+    restore_vault(&backup, &vault, target.ledger, target.master_key, &unfinished, &keys)?;
     let checkpoint = Checkpoint { size: backup.head(), root: backup.root() };
     head::write(&unfinished.join("head"), target.log_key, &checkpoint)?;
     File::open(&unfinished).and_then(|directory| directory.sync_all()).at(&unfinished)?;
@@ -151,13 +157,14 @@ fn restore_log(
 
 fn restore_vault(
     backup: &Backup,
+    copy: &Path,
     ledger: &Path,
     master_key: KeyFile,
     to: &Path,
     keys: &Keys,
 ) -> Result<(), BackupError> {
-    let (copy, path) = (backup.places().vault(), to.join("vault"));
-    let mut from = File::open(&copy).at(&copy)?;
+    let path = to.join("vault");
+    let mut from = File::open(copy).at(copy)?;
     let mut file = create(&path)?;
     std::io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).at(&path)?;
     let text = backup.places().ledger();

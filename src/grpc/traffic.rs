@@ -184,14 +184,15 @@ impl Traffic {
         Ok(false)
     }
 
-    /// Forgets a call. Tells whether it was there.
+    /// Forgets a call. Tells whether its request had come in full: to answer one that did not is no
+    /// progress of the client's.
     fn end(&mut self, stream: u32) -> bool {
         let Some(index) = self.calls.iter().position(|call| call.stream == stream) else {
             return false;
         };
         let call = self.calls.remove(index);
         self.release(call.bytes);
-        true
+        call.is_complete
     }
 
     fn release(&mut self, bytes: usize) {

@@ -16,7 +16,7 @@ const MOST_GROWTH: u64 = 64 << 20;
 /// How much slower honest calls may become, at the 99th percentile.
 const MOST_SLOWER: u32 = 5;
 /// Below that nothing is slow: the attackers run on the same two processors, unoptimised.
-const NOT_SLOW: Duration = Duration::from_millis(150);
+const NOT_SLOW: Duration = Duration::from_secs(1);
 /// The descriptors that a server has without connections.
 const OWN_DESCRIPTORS: usize = 64;
 /// Before an attack is measured, how fast calls are without.
