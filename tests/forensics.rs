@@ -410,6 +410,31 @@ async fn disclose(server: &Server, email: &str) {
     server.privacy().record_disclosure(request).await.unwrap();
 }
 
+/// Restores the backup from before the erasures.
+fn restore(place: &Place, before: &Path, backup: &str) {
+    let data = place.directory();
+    // The vault of the backup is refused; its log, with the vault of today, is restored.
+    let vault = fs::read(data.join("data/vault")).unwrap();
+    fs::write(data.join("data/vault"), old_vault(before)).unwrap();
+    assert!(place.refusal().contains("put the newest copy of the vault in its place"));
+    fs::write(data.join("data/vault"), vault).unwrap();
+    let refused = place.run(&["restore", backup]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--lose-newer"), "{refused:?}");
+    let restored = place.run(&["restore", backup, "--lose-newer"]);
+    assert!(restored.status.success(), "{restored:?}");
+    fs::remove_dir_all(data.join("data.before-restore-1")).unwrap();
+}
+
+/// Notes that recipients were told of so many changes.
+async fn settle_notices(server: &Server, expected: usize) {
+    let notices = server.privacy().list_notices(ListNoticesRequest {}).await.unwrap().into_inner();
+    assert_eq!(notices.notices.len(), expected);
+    for notice in notices.notices {
+        let settle = SettleNoticeRequest { notice_id: notice.notice_id };
+        server.privacy().settle_notice(settle).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
     let place = Place::new();
@@ -466,12 +491,7 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
     server.erase(ERASED[0], false, false).await;
     server.erase(ERASED[1], true, false).await;
     // What recipients are to be told holds the address, until they are told.
-    let notices = server.privacy().list_notices(ListNoticesRequest {}).await.unwrap().into_inner();
-    assert_eq!(notices.notices.len(), 2);
-    for notice in notices.notices {
-        let settle = SettleNoticeRequest { notice_id: notice.notice_id };
-        server.privacy().settle_notice(settle).await.unwrap();
-    }
+    settle_notices(&server, 2).await;
     // Retention: names are not stored any more.
     assert!(server.terminate().success());
     fs::write(data.join("policy.toml"), policy).unwrap();
@@ -520,16 +540,7 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
         .collect();
     assert!(brute_force(&planted, &all_headers).len() >= 2);
 
-    // The vault of the backup is refused; its log, with the vault of today, is restored.
-    let vault = fs::read(data.join("data/vault")).unwrap();
-    fs::write(data.join("data/vault"), old_vault(&before)).unwrap();
-    assert!(place.refusal().contains("put the newest copy of the vault in its place"));
-    fs::write(data.join("data/vault"), vault).unwrap();
-    let refused = place.run(&["restore", backup_path]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("--lose-newer"), "{refused:?}");
-    let restored = place.run(&["restore", backup_path, "--lose-newer"]);
-    assert!(restored.status.success(), "{restored:?}");
-    fs::remove_dir_all(data.join("data.before-restore-1")).unwrap();
+    restore(&place, &before, backup_path);
     let server = place.start();
     for email in KEPT {
         assert_eq!(server.history(email).await.unwrap().licenses[0].activations_total, 2);

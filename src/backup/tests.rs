@@ -60,7 +60,9 @@ impl Server {
         let records: Vec<Vec<u8>> = (head.0..head.0 + count).map(record).collect();
         assert_eq!(self.log.append(head, &records).unwrap(), Append::Appended);
         let mut tree = self.source.tree.lock().unwrap();
-        records.iter().for_each(|bytes| tree.push(hash(bytes)));
+        for bytes in &records {
+            tree.push(hash(bytes));
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -66,6 +66,11 @@ fn long(length: usize) -> Vec<u8> {
     vec![b'a'; length]
 }
 
+/// Of those that send requests without their last byte.
+const CLIENTS: usize = 48;
+const ROUNDS: u32 = 8;
+const OF_EACH_ROUND: u32 = 15;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bombs_do_not_go_off() {
     let _alone = ALONE.lock().await;
@@ -89,9 +94,6 @@ async fn bombs_do_not_go_off() {
     watched.bears("bombs", 256, bombs).await;
 
     // Requests that lack their last byte, from many clients.
-    const CLIENTS: usize = 48;
-    const ROUNDS: u32 = 8;
-    const OF_EACH_ROUND: u32 = 15;
     let target = Target::of(&server);
     let hoard = async {
         let mut clients = JoinSet::new();

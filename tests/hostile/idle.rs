@@ -21,7 +21,7 @@ const OF_EACH: usize = 130;
 /// Handshakes at once.
 const AT_ONCE: usize = 16;
 
-/// A ClientHello that claims 64 KiB and brings all but the end, in TLS records of 16 KiB.
+/// A `ClientHello` that claims 64 KiB and brings all but the end, in TLS records of 16 KiB.
 fn long_hello() -> Vec<u8> {
     let mut records = Vec::new();
     for number in 0..4 {

@@ -315,12 +315,10 @@ fn from_wire(kind: &Kind) -> Result<Event, DecodeError> {
         Kind::AccessRecorded(e) => Event::AccessRecorded {
             subject: id(&e.subject_id, "subject_id")?,
             access: Access {
-                actor: match sealed_from_wire(&e.sealed_actor) {
-                    Some(sealed) => RecordedActor::Sealed(sealed),
-                    None => {
-                        let actor = Actor::parse(&e.actor).ok_or(DecodeError("actor"))?;
-                        RecordedActor::Named(actor)
-                    }
+                actor: if let Some(sealed) = sealed_from_wire(&e.sealed_actor) {
+                    RecordedActor::Sealed(sealed)
+                } else {
+                    RecordedActor::Named(Actor::parse(&e.actor).ok_or(DecodeError("actor"))?)
                 },
                 role: Role::from_name(&e.role).ok_or(DecodeError("role"))?,
                 purpose: known(e.purpose(), "purpose")?,
