@@ -11,7 +11,7 @@ use super::status::{Fields, backup as backup_status};
 use crate::backup::{Archive, BackupError, Finish, Source};
 use crate::domain::Position;
 use crate::proto::v1::operator_service_server::OperatorService;
-use crate::proto::v1::{BackupProgress, BackupRequest};
+use crate::proto::v1::{BackupRequest, BackupResponse};
 
 /// How many messages about progress wait for a slow reader. Then the backup waits too.
 const MESSAGES: usize = 64;
@@ -21,7 +21,7 @@ pub(super) struct OperatorHandler(pub Source);
 
 #[tonic::async_trait]
 impl OperatorService for OperatorHandler {
-    type BackupStream = ReceiverStream<Result<BackupProgress, Status>>;
+    type BackupStream = ReceiverStream<Result<BackupResponse, Status>>;
 
     async fn backup(
         &self,
@@ -34,7 +34,7 @@ impl OperatorService for OperatorHandler {
             return Err(fields.refusal());
         }
         let source = self.0.clone();
-        let (messages, stream) = mpsc::channel::<Result<BackupProgress, Status>>(MESSAGES);
+        let (messages, stream) = mpsc::channel::<Result<BackupResponse, Status>>(MESSAGES);
         tokio::task::spawn_blocking(move || {
             let tell = |message| match messages.blocking_send(message) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -42,7 +42,7 @@ impl OperatorService for OperatorHandler {
                 Err(_) => ControlFlow::Break(()),
             };
             let how_far = |records: Position, of: Position, done| {
-                tell(Ok(BackupProgress { records: records.0, of: of.0, done }))
+                tell(Ok(BackupResponse { records: records.0, of: of.0, done }))
             };
             let backup = back_up(&directory, source, |records, of| how_far(records, of, false));
             let told = match backup {

@@ -11,8 +11,8 @@
 //! What sled 0.34 does not do by itself is done here: its flush is made durable
 //! ([`durability`](super::durability)); its `conf` file and its directories are synced once after
 //! creation, without which it refuses to open after a power cut; a torn `snap.*.generating` file,
-//! which blocks it for ever, is removed before it opens; and its [panics](super::contained) are
-//! contained. And that sled lost the end of a log without a word is told by the [tail](super::tail)
+//! which blocks it for ever, is removed before it opens; and its panics are
+//! contained. And that sled lost the end of a log without a word is told by the tail
 //! file.
 
 use std::fs::{self, File};

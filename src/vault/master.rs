@@ -136,7 +136,7 @@ impl KeyFile {
         read(&self.path, !self.is_credential)
     }
 
-    /// Whether there is a key of this epoch. Unlike [`KeyFile::resolve`], it changes nothing.
+    /// Whether there is a key of this epoch. It changes nothing.
     pub fn has(&self, epoch: u32) -> Result<bool, MasterKeyError> {
         let next = self.next();
         let is_next = self.can_be_replaced()
