@@ -133,7 +133,7 @@ def test_a_full_disk_is_told_and_nothing_acknowledged_is_lost(small_disk):
         while True:
             receipts.append(server.activate(activation(license)))
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert [answer.status for answer in health] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+    assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
     channel.close()
     assert server.process.wait(30) == 1, "it ends, and does not go on as if nothing had happened"
     log = server.directory.with_suffix(".log").read_text()

@@ -91,7 +91,7 @@ class FaultyServer(Server):
     """A server on a copy of a directory, with a fault to come."""
 
     def __init__(self, directory, whole, shim, call, number, error):
-        shutil.copytree(whole, directory)
+        shutil.copytree(whole, directory, ignore=shutil.ignore_patterns("run"))
         self.directory = directory
         self.report = directory.with_suffix(".report")
         self.faults = {
