@@ -20,7 +20,7 @@ use super::ledger::{self, Entries, Ledger};
 use super::master::{KeyFile, MasterKey, sync_parent};
 use super::slot::{Content, LIVE, SLOT_BYTES, VERSION, Wrap, epoch, is_whole};
 use super::{Fingerprint, KeyName, NewKey, SlotState, Vault, VaultError, fingerprint};
-use crate::domain::{LicenseId, Position, SubjectId};
+use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
 
@@ -341,6 +341,10 @@ impl Vault for FileVault {
 
     fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)> {
         self.read().index.of_subject(subject)
+    }
+
+    fn notices(&self) -> Vec<(NoticeId, KeySlot)> {
+        self.read().index.notices()
     }
 
     fn subject_by_email(&self, tag: &LookupTag) -> Option<SubjectId> {

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::{KeyName, NewKey, VaultError};
-use crate::domain::{LicenseId, SubjectId};
+use crate::domain::{LicenseId, NoticeId, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::LookupTag;
 
@@ -135,5 +135,16 @@ impl Index {
                 slots.map(move |slot| (name, *slot)).collect::<Vec<_>>()
             })
             .collect()
+    }
+
+    pub(super) fn notices(&self) -> Vec<(NoticeId, KeySlot)> {
+        let mut notices: Vec<_> = (self.slots.iter())
+            .filter_map(|(name, slot)| match name {
+                KeyName::Notice(notice) => Some((*notice, *slot)),
+                _ => None,
+            })
+            .collect();
+        notices.sort_unstable_by_key(|(_, slot)| *slot);
+        notices
     }
 }

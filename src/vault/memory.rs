@@ -7,7 +7,7 @@ use rand::CryptoRng;
 
 use super::index::Index;
 use super::{KeyName, NewKey, SlotState, Vault, VaultError};
-use crate::domain::{LicenseId, Position, SubjectId};
+use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
 
@@ -99,6 +99,10 @@ impl Vault for MemoryVault {
 
     fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)> {
         self.read().index.of_subject(subject)
+    }
+
+    fn notices(&self) -> Vec<(NoticeId, KeySlot)> {
+        self.read().index.notices()
     }
 
     fn subject_by_email(&self, tag: &LookupTag) -> Option<SubjectId> {

@@ -113,6 +113,9 @@ pub trait Vault: Send + Sync {
     /// Every key of a person, those of their licenses aside.
     fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)>;
 
+    /// Every key of a notice. It looks at all keys there are.
+    fn notices(&self) -> Vec<(NoticeId, KeySlot)>;
+
     /// Whose address has this tag.
     fn subject_by_email(&self, tag: &LookupTag) -> Option<SubjectId>;
 

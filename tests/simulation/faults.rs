@@ -9,7 +9,7 @@ use std::io;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use countersign::domain::{LicenseId, Position, SubjectId};
+use countersign::domain::{LicenseId, NoticeId, Position, SubjectId};
 use countersign::log::memory::MemoryLog;
 use countersign::log::record::KeySlot;
 use countersign::log::{Append, Log, LogError};
@@ -254,6 +254,10 @@ impl Vault for SimVault {
 
     fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)> {
         self.vault.of_subject(subject)
+    }
+
+    fn notices(&self) -> Vec<(NoticeId, KeySlot)> {
+        self.vault.notices()
     }
 
     fn subject_by_email(&self, tag: &LookupTag) -> Option<SubjectId> {

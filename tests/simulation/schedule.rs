@@ -7,7 +7,7 @@ use countersign::domain::{Email, Position, Status, SubjectId, Timestamp};
 use countersign::log::Log as _;
 use countersign::log::tree::Root;
 use countersign::service::activation::Standing;
-use countersign::vault::{SlotState, Vault as _};
+use countersign::vault::{KeyName, SlotState, Vault as _};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -261,6 +261,10 @@ impl Run {
             let is_erased = self.model.is_erased(Position(position as u64), &witness);
             let expected = if is_erased { SlotState::Destroyed } else { SlotState::Live };
             assert_eq!(self.world.vault.state(seen.slot), expected, "the key of {position}");
+        }
+        for (notice, is_settled) in &self.model.notices {
+            let is_gone = self.world.vault.find(&KeyName::Notice(*notice)).is_none();
+            assert_eq!(is_gone, *is_settled, "a notice's key outlives it, or the reverse");
         }
         drop(witness);
         let server = lock(&self.servers[number]);

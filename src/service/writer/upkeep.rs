@@ -42,6 +42,11 @@ impl Writer {
                 self.finish_erasure(id, view.subject, reason, Begun::Earlier)?;
             }
         }
+        for (notice, key) in store.vault.notices() {
+            if views.notice(notice).map_err(StoreError::from)?.is_none() {
+                store.vault.destroy(&[key], &mut *self.rng).map_err(StoreError::from)?;
+            }
+        }
         if store.vault.epoch() > views.epoch().map_err(StoreError::from)? {
             self.epoch_moved()?;
         }
@@ -107,8 +112,8 @@ impl Writer {
         self.record(&Event::EpochMoved { epoch, at })
     }
 
-    /// Destroys what a notice held, and records how it ended. A recipient of data that is still there
-    /// is noted with it.
+    /// Records how a notice ended, and destroys what it held. A recipient of data that is still there is
+    /// noted with it.
     pub(super) fn settle(
         &mut self,
         notice: NoticeId,
@@ -130,11 +135,12 @@ impl Writer {
             Err(StoreError::Erased(_)) => {}
             Err(error) => return Err(error.into()),
         }
+        let (subject, created, at) = (view.subject, view.created, self.clock.now());
+        self.record(&Event::NoticeSettled { notice, subject, created, outcome, at })?;
+        // Only now: views that are built without the notice must learn that it was there.
         if let Some(key) = store.vault.find(&KeyName::Notice(notice)) {
             store.vault.destroy(&[key], &mut *self.rng).map_err(StoreError::from)?;
         }
-        let (subject, created, at) = (view.subject, view.created, self.clock.now());
-        self.record(&Event::NoticeSettled { notice, subject, created, outcome, at })?;
         Ok(Ok(Granted::default()))
     }
 
