@@ -26,6 +26,9 @@ const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// The server's first frame is SETTINGS, whose header is so long.
 const FRAME_HEADER: usize = 9;
 
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A server whose bounds are near.
 fn bounded(place: &Place, limits: &str) -> Server {
     let path = place.directory().join("countersign.toml");
@@ -76,6 +79,18 @@ async fn connect(
     Ok(stream)
 }
 
+/// Tries until the server takes one.
+async fn connect_at_last(address: &str, config: &Arc<ClientConfig>) -> TlsStream<TcpStream> {
+    let connecting = async {
+        loop {
+            if let Ok(connection) = connect(address, config).await {
+                return connection;
+            }
+        }
+    };
+    timeout(PATIENCE, connecting).await.expect("the server takes no connection")
+}
+
 /// A test that waits for so long has failed. Far above the bounds that are set here.
 const FOREVER: Duration = Duration::from_secs(30);
 
@@ -119,13 +134,13 @@ async fn there_are_so_many_connections_and_no_more() {
         open.push(connect(server.public_address(), &tls).await.unwrap());
     }
     // The oldest of those without a call makes room, once all are a second old.
-    while connect(server.public_address(), &tls).await.is_err() {}
+    connect_at_last(server.public_address(), &tls).await;
     closed(open.remove(0)).await;
     // A place is free once the server has seen one go.
     let mut leaving = open.pop().unwrap();
     leaving.shutdown().await.unwrap();
     closed(leaving).await;
-    while connect(server.public_address(), &tls).await.is_err() {}
+    connect_at_last(server.public_address(), &tls).await;
 }
 
 #[tokio::test]
@@ -157,16 +172,19 @@ async fn new_certificates_serve_without_a_restart() {
     }
     server.signal("HUP");
     let after = client(&server, None);
-    while connect(server.public_address(), &after).await.is_err() {}
+    connect_at_last(server.public_address(), &after).await;
     assert!(connect(server.public_address(), &before).await.is_err());
     drop(open);
 
     // What cannot be used changes nothing.
     fs::write(place.directory().join("tls/server.pem"), "nonsense").unwrap();
     server.signal("HUP");
-    while !fs::read_to_string(place.log_path()).unwrap().contains("stay as they were") {
-        tokio::task::yield_now().await;
-    }
+    let told = async {
+        while !fs::read_to_string(place.log_path()).unwrap().contains("stay as they were") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("it is said that they stay");
     connect(server.public_address(), &after).await.unwrap();
 }
 
@@ -278,9 +296,12 @@ async fn a_revoked_certificate_is_out_with_its_connections() {
 
     // A list that cannot be read changes nothing.
     fs::write(place.directory().join("tls/staff-revoked.pem"), "nonsense").unwrap();
-    while !fs::read_to_string(place.log_path()).unwrap().contains("stay as they were") {
-        tokio::task::yield_now().await;
-    }
+    let told = async {
+        while !fs::read_to_string(place.log_path()).unwrap().contains("stay as they were") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("it is said that they stay");
     assert!(connect(staff, &support).await.is_err());
     connect(staff, &privacy).await.unwrap();
     assert!(!place.run(&["staff", "revoke", "../server"]).status.success());

@@ -458,3 +458,22 @@ fn the_unit_waits_for_longer_than_the_server_takes_to_end() {
     assert_eq!(set("LimitCORE"), "0");
     assert!(set("ExecReload").contains("-HUP"));
 }
+
+#[test]
+fn there_are_descriptors_for_all_connections_or_a_warning() {
+    let place = Place::new();
+    for (limit, is_enough) in [("-S -n 256", true), ("-n 1024", false)] {
+        let server = place.start_through(|serve| {
+            let mut limited = Command::new("sh");
+            limited.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+            limited.arg(serve.get_program()).args(serve.get_args());
+            *serve = limited;
+        });
+        let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let [soft, hard] = [3, 4].map(|word| files.split_whitespace().nth(word).unwrap());
+        assert_eq!(soft, hard, "the limit is raised to what is allowed");
+        let log = fs::read_to_string(place.log_path()).unwrap();
+        assert_eq!(!log.contains("LimitNOFILE"), is_enough, "{log}");
+    }
+}

@@ -5,6 +5,7 @@
 //! writer ends what it has, views and head file are closed, and the process exits with 0. A second
 //! signal ends it at once, which loses nothing that was acknowledged.
 
+mod descriptors;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -81,6 +82,7 @@ impl Serve {
         config.public.listen = self.public_listen.unwrap_or(config.public.listen);
         config.staff.listen = self.staff_listen.unwrap_or(config.staff.listen);
         config.ops.listen = self.ops_listen.or(config.ops.listen);
+        descriptors::provide(&config);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(serve(directory, config, self.dev));
         runtime.shutdown_timeout(READS_END);

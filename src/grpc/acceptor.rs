@@ -21,7 +21,7 @@ use crate::service::guessing::{Client, Salt};
 
 /// How long to wait when the system has no descriptor or memory for another connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// How often to say that connections are turned away.
+/// How often to say that connections are turned away, or that none can be accepted.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 /// How many connections may wait for the server to take them. It takes them at once.
 const READY: usize = 64;
@@ -62,6 +62,21 @@ pub(super) fn incoming(
     ReceiverStream::new(connections)
 }
 
+/// Something to complain of, in the log, now and then.
+#[derive(Default)]
+struct Complaint(Option<Instant>);
+
+impl Complaint {
+    /// Whether to complain now.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.0.is_none_or(|last| last.elapsed() > COMPLAINT_INTERVAL);
+        if is_due {
+            self.0 = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 #[derive(Clone)]
 struct Acceptor {
     tls: watch::Receiver<Arc<Tls>>,
@@ -75,7 +90,7 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(mut self, listener: TcpListener) {
-        let mut complained: Option<Instant> = None;
+        let (mut out_of_descriptors, mut full) = (Complaint::default(), Complaint::default());
         let mut may_change = true;
         loop {
             let accepted = tokio::select! {
@@ -94,7 +109,9 @@ impl Acceptor {
                 // The client went away between its connect and our accept.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    tracing::warn!("connections cannot be accepted: {error}");
+                    if out_of_descriptors.is_due() {
+                        tracing::warn!("connections cannot be accepted: {error}");
+                    }
                     sleep(BACK_OFF).await;
                     continue;
                 }
@@ -102,8 +119,7 @@ impl Acceptor {
             let client = self.salt.client(address.ip());
             if let Some(place) = self.places.take(client, Instant::now()) {
                 tokio::spawn(self.clone().admit(stream, client, place));
-            } else if complained.is_none_or(|last| last.elapsed() > COMPLAINT_INTERVAL) {
-                complained = Some(Instant::now());
+            } else if full.is_due() {
                 tracing::warn!("connections are turned away: as many are open as may");
             }
         }

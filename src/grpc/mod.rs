@@ -163,6 +163,7 @@ pub async fn serve_public(
     let activation =
         ActivationServiceServer::new(handler).max_decoding_message_size(limits.message_bytes);
     let (reporter, health) = tonic_health::server::health_reporter();
+    let health = health.max_decoding_message_size(limits.message_bytes);
     let readiness = Health::serving(reporter, PUBLIC_SERVICES).await;
     let connections = counted(connections(listener, tls, limits), Listener::Public, &metrics);
     transport(limits)
@@ -192,6 +193,7 @@ pub async fn serve_staff(
     let privacy = PrivacyServiceServer::new(privacy::PrivacyHandler(Arc::clone(&service)))
         .max_decoding_message_size(limits.message_bytes);
     let (reporter, health) = tonic_health::server::health_reporter();
+    let health = health.max_decoding_message_size(limits.message_bytes);
     let readiness = Health::serving(reporter, STAFF_SERVICES).await;
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()

@@ -249,8 +249,8 @@ impl Writer {
         }
         let answers = self.commit(jobs)?;
         for stored in answers.iter().flatten().flat_map(|granted| &granted.events) {
-            if let Event::ErasureBegun { erasure, subject, reason, .. } = stored.event {
-                self.finish_erasure(erasure, subject, reason, Begun::Now)?;
+            if let Event::ErasureBegun { erasure, subject, reason, at, .. } = stored.event {
+                self.finish_erasure(erasure, subject, reason, at, Begun::Now)?;
             }
         }
         Ok(answers)

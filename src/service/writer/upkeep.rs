@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{Answer, Granted, Job, Plan, Planned, Request, Writer, WriterError};
 use crate::domain::{
     Day, ErasureId, ErasureReason, Event, NoticeId, NoticeOutcome, Rejection, State,
-    SubjectCommand, SubjectId,
+    SubjectCommand, SubjectId, Timestamp,
 };
 use crate::log::codec;
 use crate::service::erasure;
@@ -36,10 +36,10 @@ impl Writer {
         for id in views.pending_erasures().map_err(StoreError::from)? {
             let Some(view) = views.erasure(id).map_err(StoreError::from)? else { continue };
             if view.erased.is_none() {
-                let Event::ErasureBegun { reason, .. } = store.event(view.begun)?.event else {
+                let Event::ErasureBegun { reason, at, .. } = store.event(view.begun)?.event else {
                     return Err(StoreError::Mismatch(view.begun).into());
                 };
-                self.finish_erasure(id, view.subject, reason, Begun::Earlier)?;
+                self.finish_erasure(id, view.subject, reason, at, Begun::Earlier)?;
             }
         }
         for (notice, key) in store.vault.notices() {
@@ -53,17 +53,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Destroys the keys, and records that they are.
+    /// Destroys the keys, and records that they are. What expires is what had when it began: of more
+    /// nobody is told.
     pub(super) fn finish_erasure(
         &mut self,
         erasure: ErasureId,
         subject: SubjectId,
         reason: ErasureReason,
+        begun_at: Timestamp,
         begun: Begun,
     ) -> Result<(), WriterError> {
         // What is erased must have been counted.
         self.close_days(Day(i32::MAX))?;
-        let now = self.clock.now();
         let store = Arc::clone(&self.store);
         let keys = match reason {
             ErasureReason::Request => {
@@ -72,7 +73,7 @@ impl Writer {
             }
             ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
             ErasureReason::Retention => {
-                match erasure::expired_keys(&store, &self.policy.get(), subject, now) {
+                match erasure::expired_keys(&store, &self.policy.get(), subject, begun_at) {
                     // They are destroyed, all of them, as one.
                     Err(StoreError::Erased(_)) if begun == Begun::Earlier => Vec::new(),
                     keys => keys?,
@@ -89,8 +90,8 @@ impl Writer {
         let records = records.into_iter().collect();
         store.vault.destroy(&keys, &mut *self.rng).map_err(StoreError::from)?;
         self.state = State::default();
-        let epoch = store.vault.epoch();
-        self.record(&Event::DataErased { erasure, subject, reason, records, epoch, at: now })
+        let (epoch, at) = (store.vault.epoch(), self.clock.now());
+        self.record(&Event::DataErased { erasure, subject, reason, records, epoch, at })
     }
 
     pub(super) fn move_epoch(&mut self) -> Result<Answer, WriterError> {
