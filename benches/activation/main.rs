@@ -18,8 +18,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 
+use mimalloc::MiMalloc;
+
 use load::{Measured, Scenario, new_histogram};
 use servers::{Countersign, Server};
+
+// The floor has what the server has.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The scenarios, and the share of the floor that is aimed at.
 const SCENARIOS: [(Scenario, Option<f64>); 5] = [
