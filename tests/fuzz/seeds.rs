@@ -5,6 +5,7 @@
 //! too, which ends before it begins.
 
 #![no_main]
+#![allow(unreachable_code)] // it ends before it begins
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -156,7 +157,11 @@ fn keys(seeds: &Seeds, rng: &mut StdRng) {
     let unsigned = format!("{}.{}.AAAA", whole[0], whole[1]);
     seeds.write("receipt", "unsigned", &[&[0], unsigned.as_bytes()].concat());
     seeds.write("receipt", "claims", &[&[1], payload].concat());
-    seeds.write("receipt", "header", &[&[2], length.as_slice(), header.as_bytes(), payload].concat());
+    seeds.write(
+        "receipt",
+        "header",
+        &[&[2], length.as_slice(), header.as_bytes(), payload].concat(),
+    );
     seeds.write("receipt", "changed", &[&[3, 0, 200, b'x'], payload].concat());
 }
 
@@ -170,14 +175,16 @@ fn calls(seeds: &Seeds) {
     };
     let activate = activate.encode_to_vec();
     seeds.write("call", "activate", &[&[0], activate.as_slice()].concat());
-    let framed = [&[0, 0, 0, 0, 0, u8::try_from(activate.len()).unwrap()], activate.as_slice()].concat();
+    let framed =
+        [&[0, 0, 0, 0, 0, u8::try_from(activate.len()).unwrap()], activate.as_slice()].concat();
     seeds.write("call", "framed", &framed);
     let issue = IssueLicenseRequest { product: "App".to_owned(), seats: 5, ..Default::default() };
     seeds.write("call", "issue", &[&[4], issue.encode_to_vec().as_slice()].concat());
 }
 
 fn certificate(uris: &[&str]) -> Vec<u8> {
-    let mut parameters = rcgen::CertificateParams::new(vec!["staff.example.com".to_owned()]).unwrap();
+    let mut parameters =
+        rcgen::CertificateParams::new(vec!["staff.example.com".to_owned()]).unwrap();
     for uri in uris {
         parameters.subject_alt_names.push(rcgen::SanType::URI((*uri).try_into().unwrap()));
     }

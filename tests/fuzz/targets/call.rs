@@ -6,7 +6,9 @@
 use std::cell::RefCell;
 use std::fmt::Debug;
 
-use countersign::proto::v1::activation_service_server::{ActivationService, ActivationServiceServer};
+use countersign::proto::v1::activation_service_server::{
+    ActivationService, ActivationServiceServer,
+};
 use countersign::proto::v1::{self, *};
 use countersign_fuzz::Input;
 use http_body_util::Full;
@@ -23,7 +25,10 @@ struct Taker;
 
 #[async_trait]
 impl ActivationService for Taker {
-    async fn activate(&self, _: Request<ActivateRequest>) -> Result<Response<ActivateResponse>, Status> {
+    async fn activate(
+        &self,
+        _: Request<ActivateRequest>,
+    ) -> Result<Response<ActivateResponse>, Status> {
         Ok(Response::new(Default::default()))
     }
 
@@ -31,7 +36,10 @@ impl ActivationService for Taker {
         Ok(Response::new(Default::default()))
     }
 
-    async fn deactivate(&self, _: Request<DeactivateRequest>) -> Result<Response<DeactivateResponse>, Status> {
+    async fn deactivate(
+        &self,
+        _: Request<DeactivateRequest>,
+    ) -> Result<Response<DeactivateResponse>, Status> {
         Ok(Response::new(Default::default()))
     }
 

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use countersign::domain::{Position, State, evolve};
+use countersign::domain::{Event, Position, State, evolve};
 use countersign::log::codec::{category, decode, encode};
 use countersign_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
@@ -17,6 +17,9 @@ fuzz_target!(|data: &[u8]| {
         assert!(encode(&again) == (event_type, bytes));
         let _ = category(event_type);
         evolve(&mut state, position, &event);
-        assert!(!format!("{event:?}").contains('@'), "an address is printed");
+        if let Event::SubjectRegistered { email, .. } | Event::EmailRecorded { email, .. } = &event
+        {
+            assert!(!format!("{event:?}").contains(email.expose()), "an address is printed");
+        }
     }
 });

@@ -57,7 +57,12 @@ fuzz_target!(|data: &[u8]| {
         let size = Position(size.parse().unwrap_or_default());
         let empty = Checkpoint { size, root: CompactRange::default().root() };
         let note = KEY.sign(&empty);
-        read(&with_check(&format!("countersign backup v1\nvault {epoch}\ntree {roots}\ncheck \n{note}")).unwrap());
+        read(
+            &with_check(&format!(
+                "countersign backup v1\nvault {epoch}\ntree {roots}\ncheck \n{note}"
+            ))
+            .unwrap(),
+        );
     }
     // What is good is read; what changed is not, or states the same.
     let mut input = Input(data);
@@ -66,7 +71,8 @@ fuzz_target!(|data: &[u8]| {
         tree.push(input.bytes());
     }
     let epoch_and_slots = input.number().to_be_bytes();
-    let [epoch, slots] = [0, 4].map(|at| u32::from_be_bytes(epoch_and_slots[at..at + 4].try_into().unwrap()));
+    let [epoch, slots] =
+        [0, 4].map(|at| u32::from_be_bytes(epoch_and_slots[at..at + 4].try_into().unwrap()));
     let manifest = Manifest { tree, epoch, slots };
     let mut text = manifest.encode(&KEY).into_bytes();
     input.damage(&mut text);

@@ -25,7 +25,8 @@ struct Keys {
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let signing = SigningKey::from_bytes(&SEED);
-    let [d, x] = [&SEED, signing.verifying_key().as_bytes()].map(|bytes| BASE64_URL_SAFE_NO_PAD.encode(bytes));
+    let [d, x] = [&SEED, signing.verifying_key().as_bytes()]
+        .map(|bytes| BASE64_URL_SAFE_NO_PAD.encode(bytes));
     let ring = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","d":"{d}","x":"{x}"}}]}}"#);
     let ring = KeyRing::from_jwks(&ring).unwrap();
     let kid = BASE64_URL_SAFE_NO_PAD.encode(ring.current().as_bytes());

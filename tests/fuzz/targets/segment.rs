@@ -46,7 +46,8 @@ fuzz_target!(|data: &[u8]| {
     }
     // A good one, and then damage.
     let mut builder = Builder::new(first, BEFORE);
-    for position in (first.0..).take(usize::from(input.byte() % 4)) {
+    let last = first.0.saturating_add((input.byte() % 4).into());
+    for position in first.0..last {
         let header = Header {
             event_type: input.byte(),
             position: Position(position),

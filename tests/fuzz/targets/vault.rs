@@ -45,7 +45,8 @@ static GOOD: LazyLock<Good> = LazyLock::new(|| {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(&key, mode).unwrap();
     let master_key = KeyFile::file(&key);
-    let places = Places { vault: vault.clone(), ledger: ledger.clone(), master_key: master_key.clone() };
+    let places =
+        Places { vault: vault.clone(), ledger: ledger.clone(), master_key: master_key.clone() };
     let open = FileVault::open(places, &mut rng).unwrap();
     let subject = SubjectId::from_bytes([1; 16]);
     let names = [
