@@ -174,11 +174,13 @@ impl Timestamp {
 }
 
 impl Timestamp {
-    /// The first moment of a year, UTC.
+    /// The first moment of a year, UTC; the end of time where that lies beyond it.
     pub fn start_of_year(year: u16) -> Self {
-        let year = i16::try_from(year).unwrap_or(i16::MAX).clamp(1, 9999);
-        let start = jiff::civil::Date::constant(year, 1, 1).at(0, 0, 0, 0);
-        jiff::tz::Offset::UTC.to_timestamp(start).map_or(Self::LAST, Self)
+        let year = i16::try_from(year.max(1)).ok();
+        let start = year.and_then(|year| jiff::civil::Date::new(year, 1, 1).ok());
+        let start =
+            start.and_then(|date| jiff::tz::Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok());
+        start.map_or(Self::LAST, Self)
     }
 
     /// The first moment of the next year, UTC.
@@ -276,6 +278,7 @@ mod tests {
             assert_eq!(Timestamp::from_millis(end.as_millis()), Some(end), "{end}");
         }
         assert_eq!(late.plus(std::time::Duration::MAX).to_string(), "9999-12-30T22:00:00Z");
+        assert!(late.end_of_year() > late);
     }
 
     #[test]
