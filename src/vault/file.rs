@@ -372,6 +372,10 @@ impl Vault for FileVault {
         self.write().overwrite(&keys, rng)
     }
 
+    fn slots_used(&self) -> u32 {
+        self.read().next - 1
+    }
+
     fn epoch(&self) -> u32 {
         self.read().wrap.epoch
     }

@@ -124,6 +124,10 @@ impl Vault for MemoryVault {
         Ok(())
     }
 
+    fn slots_used(&self) -> u32 {
+        self.read().next - 1
+    }
+
     fn epoch(&self) -> u32 {
         self.read().epoch
     }

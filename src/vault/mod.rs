@@ -129,20 +129,8 @@ pub trait Vault: Send + Sync {
     /// The epoch of the master key.
     fn epoch(&self) -> u32;
 
-    /// How many slots were ever used, those of destroyed keys included. Slots are used in order, so that
-    /// the first free one is found by halving.
-    fn slots_used(&self) -> u32 {
-        let (mut used, mut free) = (0, u32::MAX);
-        while free - used > 1 {
-            let middle = used + (free - used) / 2;
-            if self.state(KeySlot(middle)) == SlotState::Free {
-                free = middle;
-            } else {
-                used = middle;
-            }
-        }
-        used
-    }
+    /// How many slots were ever used, those of destroyed keys included.
+    fn slots_used(&self) -> u32;
 
     /// Moves to a new master key and destroys the old one: copies of the vault that are older open
     /// nothing from here on. [`VaultError::FixedMasterKey`] and [`VaultError::NotMoved`] leave all as it

@@ -276,6 +276,10 @@ impl Vault for SimVault {
         })
     }
 
+    fn slots_used(&self) -> u32 {
+        self.vault.slots_used()
+    }
+
     fn epoch(&self) -> u32 {
         self.vault.epoch()
     }
