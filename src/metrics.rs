@@ -86,6 +86,10 @@ pub struct Reading {
     pub epoch: u64,
     /// Erasures that are not final yet.
     pub pending_erasures: u64,
+    /// Records of the log that the continuous archive does not have; 0 where there is none.
+    pub archive_lag: u64,
+    /// Whether the archive's last step failed.
+    pub archive_failing: bool,
 }
 
 /// All metrics of a process.
@@ -105,6 +109,8 @@ pub struct Metrics {
     vault_slots: Number,
     epoch: Number,
     pending_erasures: Number,
+    archive_lag: Number,
+    archive_failing: Number,
 }
 
 impl Default for Metrics {
@@ -124,6 +130,8 @@ impl Default for Metrics {
             vault_slots: Number::default(),
             epoch: Number::default(),
             pending_erasures: Number::default(),
+            archive_lag: Number::default(),
+            archive_failing: Number::default(),
         };
         for listener in Listener::ALL {
             // Shown from the start, so that a rule on it does not meet nothing.
@@ -168,6 +176,8 @@ impl Metrics {
             ("vault_slots", "Slots of the vault in use, or of destroyed keys", &self.vault_slots),
             ("epoch", "The epoch of the master key", &self.epoch),
             ("pending_erasures", "Erasures that are not final yet", &self.pending_erasures),
+            ("archive_lag", "Records that are not archived", &self.archive_lag),
+            ("archive_failing", "1 while the archive does not go on", &self.archive_failing),
         ];
         for (name, help, number) in numbers {
             registry.register(name, help, number.clone());
@@ -218,6 +228,8 @@ impl Metrics {
         self.vault_slots.set(reading.vault_slots);
         self.epoch.set(reading.epoch);
         self.pending_erasures.set(reading.pending_erasures);
+        self.archive_lag.set(reading.archive_lag);
+        self.archive_failing.set(reading.archive_failing.into());
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
         Ok(text)

@@ -270,12 +270,17 @@ async fn an_archive_whose_disk_fails_stops_nobody_and_goes_on_when_it_is_back() 
     let archived = format!("[archive]\ndirectory = {:?}\n", archive.to_str().unwrap());
     fs::write(&config, text + &archived).unwrap();
     fs::write(&archive, "where the directory should be").unwrap();
-    let server = place.start();
+    let server = place.start_with(&["--ops-listen", "127.0.0.1:0"]);
     let key = server.issue(ADA, "App", 10).await;
     server.app().activate(activation(ADA, &key, 1)).await.unwrap();
     while !fs::read_to_string(place.log_path()).unwrap().contains("the archive does not go on") {
         server.app().activate(activation(ADA, &key, 1)).await.unwrap();
     }
+    // It says so a moment later.
+    while !server.metrics().contains("\ncountersign_archive_failing 1\n") {
+        server.app().activate(activation(ADA, &key, 1)).await.unwrap();
+    }
+    assert!(server.metrics().contains("\ncountersign_archive_lag 4\n"), "{}", server.metrics());
     fs::remove_file(&archive).unwrap();
     // At its end it archives what is left.
     assert!(server.terminate().success());

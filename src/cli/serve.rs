@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use super::directory::{Directory, Opened, replace};
 use super::watched::WatchedFile;
-use crate::backup::{Follower, Source};
+use crate::backup::{Archived, Follower, Source};
 use crate::config::Config;
 use crate::domain::RecipientName;
 use crate::grpc;
@@ -122,7 +122,8 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     let public = listen(config.public.listen).await?;
     let staff = listen(config.staff.listen).await?;
     let operator = listen_for_operator(directory);
-    serve_metrics(directory, config.ops.listen, &service, &metrics).await?;
+    let archived = followers.archive.as_ref().map(Follower::archived);
+    serve_metrics(directory, config.ops.listen, &service, &metrics, archived).await?;
     announce(directory, public.local_addr()?, staff.local_addr()?, dev)?;
     let (end, ended) = watch::channel(());
     let until = |mut ended: watch::Receiver<()>| async move {
@@ -151,7 +152,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         until(ended.clone()),
     ));
     if let Some(listener) = operator {
-        tokio::spawn(grpc::serve_operator(listener, source, until(ended)));
+        tokio::spawn(serve_operator(listener, source, until(ended)));
     }
 
     let bound = Duration::from_secs(config.drain_seconds.into());
@@ -282,12 +283,23 @@ impl EndSignals {
     }
 }
 
+async fn serve_operator(
+    listener: UnixListener,
+    source: Source,
+    shutdown: impl Future<Output = ()>,
+) {
+    if let Err(error) = grpc::serve_operator(listener, source, shutdown).await {
+        tracing::error!("backups cannot be asked for any more: {error}");
+    }
+}
+
 /// Serves the metrics, if it is said where.
 async fn serve_metrics(
     directory: &Directory,
     address: Option<LoopbackAddr>,
     service: &Arc<Service>,
     metrics: &Arc<Metrics>,
+    archived: Option<Arc<Archived>>,
 ) -> anyhow::Result<()> {
     // Of a process that was killed.
     let _ = fs::remove_file(directory.ops_path());
@@ -299,7 +311,13 @@ async fn serve_metrics(
     let (service, metrics) = (Arc::clone(service), Arc::clone(metrics));
     let page = move || {
         let reading = service.look().map_err(anyhow::Error::from);
-        let text = reading.and_then(|reading| Ok(metrics.encode(reading)?));
+        let text = reading.and_then(|mut reading| {
+            if let Some(archived) = &archived {
+                reading.archive_lag = reading.log_head.saturating_sub(archived.head().0);
+                reading.archive_failing = archived.is_failing();
+            }
+            Ok(metrics.encode(reading)?)
+        });
         text.inspect_err(|error| tracing::warn!("the metrics cannot be read: {error:#}")).ok()
     };
     tokio::spawn(ops::serve(listener, metrics::CONTENT_TYPE, Arc::new(page)));

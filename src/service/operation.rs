@@ -29,6 +29,8 @@ impl Service {
             vault_slots: store.vault.slots_used().into(),
             epoch: store.vault.epoch().into(),
             pending_erasures: store.views.pending_erasures()?.len() as u64,
+            // The archive is not the service's.
+            ..Reading::default()
         })
     }
 }

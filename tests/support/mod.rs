@@ -2,7 +2,8 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
@@ -219,6 +220,16 @@ impl Server {
     /// A file of the directory.
     pub fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.directory.join(name)).unwrap()
+    }
+
+    /// Its metrics, if it was told to serve them.
+    pub fn metrics(&self) -> String {
+        let told = String::from_utf8(self.read("run/ops")).unwrap();
+        let mut stream = TcpStream::connect(told.strip_prefix("ops=").unwrap()).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     /// Where apps connect.
