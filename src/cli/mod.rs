@@ -10,6 +10,7 @@ mod export;
 mod failure;
 mod history;
 mod license;
+mod log;
 mod output;
 mod pending;
 mod policy;
@@ -25,6 +26,7 @@ mod stats;
 mod verify;
 mod views;
 mod watched;
+mod witness;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -83,6 +85,10 @@ enum Command {
     Receipt(receipt::ReceiptCommand),
     #[command(subcommand)]
     Keys(receipt::KeysCommand),
+    #[command(subcommand)]
+    Log(log::LogCommand),
+    #[command(subcommand)]
+    Witness(witness::WitnessCommand),
     Backup(backup::Backup),
     Restore(restore::Restore),
     Verify(verify::Verify),
@@ -142,7 +148,9 @@ impl Cli {
             Command::Stats(command) => block_on(command.run(&directory, as_json)),
             Command::Privacy(command) => block_on(command.run(&directory, as_json)),
             Command::Staff(command) => command.run(&directory, as_json),
-            Command::Receipt(command) => command.run(&directory, as_json),
+            Command::Receipt(command) => block_on(command.run(&directory, as_json)),
+            Command::Log(command) => block_on(command.run(&directory, as_json)),
+            Command::Witness(command) => block_on(command.run(&directory, as_json)),
             Command::Keys(command) => command.run(&directory, as_json),
             Command::Backup(command) => command.run(&directory, as_json),
             Command::Restore(command) => command.run(&directory, as_json),

@@ -34,6 +34,13 @@ pub(super) struct Verify {
 #[error("{0}")]
 pub(super) struct Bad(String);
 
+impl Bad {
+    /// What is not as it was.
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
+
 /// What is known of the views.
 enum Found {
     Match,
