@@ -48,6 +48,11 @@ pub(super) fn status(error: &ServiceError) -> Status {
             Status::with_error_details(Code::Internal, text, details)
         }
         ServiceError::TreeBehind => unavailable("TREE_BEHIND", text, RETRY_OVERLOADED),
+        ServiceError::NotInLog => {
+            tracing::error!("a receipt that was signed here has no record in the log");
+            let details = info("RECORD_NOT_FOUND", HashMap::new());
+            Status::with_error_details(Code::NotFound, text, details)
+        }
         ServiceError::SizeAhead(_) => {
             let details = info("SIZE_AHEAD", HashMap::new());
             Status::with_error_details(Code::FailedPrecondition, text, details)

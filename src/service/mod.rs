@@ -111,6 +111,12 @@ pub enum ServiceError {
     /// The tree is not made as far as is asked for.
     #[error("the tree of the log is not made yet; call again")]
     TreeBehind,
+    /// The log does not have what this server once signed for.
+    #[error(
+        "the log has no record of this receipt's activation, though this server signed it: the record \
+         was changed or dropped; keep the receipt and any proof of it"
+    )]
+    NotInLog,
     /// The log never had so many records, or has lost some.
     #[error(
         "the log has {0} records, fewer than that; the checkpoint is of another history, or records \

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{Service, ServiceError, reading};
-use crate::domain::{Position, Rejection};
+use crate::domain::Position;
 use crate::export;
 use crate::log::head::{Checkpoint, LogKey};
 use crate::log::note::VerifierKey;
@@ -329,7 +329,7 @@ impl Service {
             None => reading(move || Ok(tiles.find(&hash, size)?)).await?,
         };
         drop(search);
-        let index = at.ok_or(Rejection::ActivationNotFound)?;
+        let index = at.ok_or(ServiceError::NotInLog)?;
         let path = transparency.path(index, &hash, &published)?;
         Ok(InclusionProof { index, path, checkpoint: published.note.clone() })
     }

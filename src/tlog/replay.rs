@@ -24,9 +24,6 @@ pub struct Known {
 /// The log is not what it was.
 #[derive(Debug, thiserror::Error)]
 pub enum Difference {
-    /// It cannot be read, or a record is none.
-    #[error(transparent)]
-    Log(#[from] LogError),
     /// Another record is there than was.
     #[error(
         "the record at position {position} is not the one that was written: {source_} of {size} records \
@@ -82,15 +79,12 @@ pub enum Difference {
 }
 
 impl Difference {
-    /// The position that is named, where one is.
-    pub fn position(&self) -> Option<Position> {
+    /// The position that is named.
+    pub fn position(&self) -> Position {
         match self {
-            Self::Log(LogError::Gap(position) | LogError::Damaged(position, _))
-            | Self::Changed { position, .. }
-            | Self::Backdated { position, .. } => Some(*position),
-            Self::ChangedBetween { from, .. } => Some(*from),
-            Self::Lost { head, .. } | Self::Log(LogError::Lost { head, .. }) => Some(*head),
-            Self::Log(_) => None,
+            Self::Changed { position, .. } | Self::Backdated { position, .. } => *position,
+            Self::ChangedBetween { from, .. } => *from,
+            Self::Lost { head, .. } => *head,
         }
     }
 }
@@ -116,8 +110,7 @@ pub fn replay<E: From<Difference> + From<LogError>>(
     let mut newest: Option<Timestamp> = None;
     let mut backdated = None;
     let head = scan(log, Position::ZERO, |position, bytes| {
-        record::decode(bytes, position)
-            .map_err(|error| Difference::Log(LogError::Damaged(position, error)))?;
+        record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
         trees.add(record::hash(bytes), hashes.next());
         trees.compare(&mut checkpoints)?;
         if let Some(said) = recorded(position, bytes)? {
@@ -204,6 +197,22 @@ mod tests {
     use crate::log::memory::MemoryLog;
     use crate::log::record::{Header, KeySlot, RecordError};
 
+    #[derive(Debug, thiserror::Error)]
+    #[error(transparent)]
+    enum Bad {
+        Difference(#[from] Difference),
+        Log(#[from] LogError),
+    }
+
+    impl Bad {
+        fn difference(self) -> Difference {
+            match self {
+                Self::Difference(difference) => difference,
+                Self::Log(error) => panic!("{error}"),
+            }
+        }
+    }
+
     const SOURCE: &str = "the checkpoint in a test";
 
     /// A record whose content is a number.
@@ -233,7 +242,7 @@ mod tests {
         there: &[Vec<u8>],
         known: Vec<Known>,
         were: &[Vec<u8>],
-    ) -> Result<CompactRange, Difference> {
+    ) -> Result<CompactRange, Bad> {
         let log = MemoryLog::default();
         let _ = log.append(Position::ZERO, there).unwrap();
         replay(&log, known, were.iter().map(|bytes| record::hash(bytes)), |_, _| Ok(None))
@@ -260,7 +269,7 @@ mod tests {
         let mut swapped: Vec<u8> = (0..20).collect();
         swapped.swap(6, 9);
         for there in [dropped, edited, records(swapped)] {
-            let difference = replayed(&there, checkpoints(), &all).unwrap_err();
+            let difference = replayed(&there, checkpoints(), &all).unwrap_err().difference();
             assert!(
                 matches!(
                     &difference,
@@ -269,7 +278,7 @@ mod tests {
                 "{difference}"
             );
             assert!(difference.to_string().contains(SOURCE), "{difference}");
-            let without_tiles = replayed(&there, checkpoints(), &[]).unwrap_err();
+            let without_tiles = replayed(&there, checkpoints(), &[]).unwrap_err().difference();
             assert!(
                 matches!(
                     without_tiles,
@@ -278,23 +287,23 @@ mod tests {
                 "{without_tiles}"
             );
             // Whoever changes the records may change the tiles as well.
-            let forged = replayed(&there, checkpoints(), &there).unwrap_err();
-            assert_eq!(forged.position(), Some(Position(4)), "{forged}");
+            let forged = replayed(&there, checkpoints(), &there).unwrap_err().difference();
+            assert_eq!(forged.position(), Position(4), "{forged}");
         }
-        let truncated = replayed(&all[..15], checkpoints(), &all).unwrap_err();
+        let truncated = replayed(&all[..15], checkpoints(), &all).unwrap_err().difference();
         assert!(matches!(
             truncated,
             Difference::Lost { head: Position(15), size: Position(20), .. }
         ));
         let mut shorter = records((0..15).map(|content| if content == 13 { 99 } else { content }));
-        let both = replayed(&shorter, checkpoints(), &all).unwrap_err();
+        let both = replayed(&shorter, checkpoints(), &all).unwrap_err().difference();
         assert!(matches!(both, Difference::Changed { position: Position(13), .. }), "{both}");
         shorter[2][70] ^= 1;
         let damaged = replayed(&shorter, checkpoints(), &all).unwrap_err();
         let place = Position(2);
         assert!(matches!(
             damaged,
-            Difference::Log(LogError::Damaged(at, RecordError::Checksum)) if at == place
+            Bad::Log(LogError::Damaged(at, RecordError::Checksum)) if at == place
         ));
     }
 
@@ -305,13 +314,14 @@ mod tests {
         let at = |hours: i64| Timestamp::from_millis(hours * 3_600_000 + 1_700_000_000_000);
         let replayed = |hours: [Option<i64>; 6]| {
             let recorded = |position: Position, _: &[u8]| {
-                Ok::<_, Difference>(hours[position.0 as usize].and_then(at))
+                Ok::<_, Bad>(hours[position.0 as usize].and_then(at))
             };
             replay(&log, Vec::new(), std::iter::empty(), recorded)
         };
         assert!(replayed([Some(0), None, Some(9), Some(8), Some(9), Some(10)]).is_ok());
-        let backdated = replayed([Some(0), Some(9), None, Some(7), Some(9), Some(0)]).unwrap_err();
-        assert_eq!(backdated.position(), Some(Position(3)), "{backdated}");
+        let backdated = replayed([Some(0), Some(9), None, Some(7), Some(9), Some(0)]);
+        let backdated = backdated.unwrap_err().difference();
+        assert_eq!(backdated.position(), Position(3), "{backdated}");
         let text = backdated.to_string();
         assert!(text.contains("position 3 is backdated: it says 2023-11-15T05"), "{text}");
     }
