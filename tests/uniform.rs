@@ -1,5 +1,6 @@
 //! Promise: a wrong key, a wrong address and an unknown person are refused with the same bytes, in the
-//! same time: nobody can learn who is a customer.
+//! same time: nobody can learn who is a customer. Nor does it take another time to be told that nothing is
+//! held about somebody.
 
 mod support;
 
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use countersign::domain::LicenseKey;
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use countersign::proto::v1::privacy_service_client::PrivacyServiceClient;
+use countersign::proto::v1::{ExportSubjectRequest, Purpose, export_subject_request};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -20,6 +23,9 @@ const CALLS: usize = 10_000;
 const WARM_UP: usize = 300;
 /// How many standard deviations tell a difference. By chance alone one run in 50,000 has one.
 const TOLD_APART: f64 = 4.5;
+
+/// Exports, of a person who is known and of one who is not.
+const EXPORTS: usize = 300;
 
 const KINDS: [&str; 3] = ["a wrong key", "a wrong address", "an unknown person"];
 const ADA: &str = "ada@example.com";
@@ -139,4 +145,43 @@ async fn refusals_cannot_be_told_apart() {
     for (a, b, distance) in pairs {
         assert!(distance.abs() < TOLD_APART, "{a:?} and {b:?}: {distance}");
     }
+}
+
+/// Exports what is held about a person, and gives how long it took until the answer began.
+async fn export(privacy: &mut PrivacyServiceClient<Channel>, email: &str) -> Duration {
+    let person = Some(export_subject_request::Person::Email(email.to_owned()));
+    let request = ExportSubjectRequest { person, purpose: Purpose::AccessRequest.into() };
+    let before = Instant::now();
+    let mut pieces = privacy.export_subject(request).await.unwrap().into_inner();
+    assert!(pieces.message().await.unwrap().is_some());
+    let took = before.elapsed();
+    while pieces.message().await.unwrap().is_some() {}
+    took
+}
+
+#[tokio::test]
+async fn that_nothing_is_held_takes_no_other_time() {
+    let place = Place::new();
+    let server = place.start();
+    let mut privacy = server.privacy();
+    let mut persons = Vec::new();
+    for number in 0..EXPORTS {
+        let (known, unknown) =
+            (format!("k{number:03}@example.com"), format!("u{number:03}@example.com"));
+        let key = server.issue(&known, "App", 1).await;
+        server.app().activate(activation(&known, &key, number as u128)).await.unwrap();
+        persons.push((known, unknown));
+    }
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for (known, unknown) in persons {
+        let mut order = [(0, known), (1, unknown)];
+        order.shuffle(&mut rand::rng());
+        for (kind, email) in order {
+            times[kind].push(export(&mut privacy, &email).await);
+        }
+    }
+    let distance = distance(&times[0], &times[1]);
+    let medians = times.map(|times| median(&times));
+    println!("known and unknown {medians:?}: {distance:.2} standard deviations");
+    assert!(distance.abs() < TOLD_APART, "{medians:?}: {distance}");
 }

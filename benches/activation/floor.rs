@@ -1,6 +1,7 @@
 //! The floor: what the transport and one signature cost. Messages have the sizes of real ones.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
@@ -15,11 +16,19 @@ use countersign::proto::v1::{
 use ed25519_dalek::{Signer as _, SigningKey};
 use tonic::{Request, Response, Status};
 
+use crate::support::servers::Server;
+
 /// Set to the directory with the certificates, it makes this process the floor.
 pub(crate) const REQUEST: &str = "COUNTERSIGN_BENCH_FLOOR";
 
 /// Header and claims of a receipt, encoded, are about this long.
 const SIGNED_BYTES: usize = 600;
+
+/// Starts the floor as a process.
+pub(crate) fn start(tls: &Path) -> Server {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    Server::start(command.env(REQUEST, tls))
+}
 
 pub(crate) fn requested() -> Option<PathBuf> {
     std::env::var_os(REQUEST).map(PathBuf::from)

@@ -11,8 +11,8 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use crate::nanos;
-use crate::servers::{License, Server};
+use crate::support::servers::{License, Server};
+use crate::support::{nanos, new_histogram};
 
 #[derive(Clone, Copy)]
 pub(crate) enum Scenario {
@@ -137,11 +137,6 @@ async fn worker<C: Future<Output = Channel>>(
         assert!(answer.unwrap().into_inner().receipt.len() > 600);
     }
     latency
-}
-
-/// Of nanoseconds, a microsecond to a minute.
-pub(crate) fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1_000, 60_000_000_000, 3).unwrap()
 }
 
 /// The processor time that a process has used, in user and kernel mode (`proc_pid_stat(5)`,

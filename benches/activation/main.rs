@@ -7,7 +7,8 @@
 
 mod floor;
 mod load;
-mod servers;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -18,8 +19,20 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 
-use load::{Measured, Scenario, new_histogram};
-use servers::{Countersign, Server};
+use countersign::proto::v1::history_service_client::HistoryServiceClient;
+use countersign::proto::v1::{GetHistoryRequest, Purpose, get_history_request};
+use mimalloc::MiMalloc;
+
+use load::{Measured, Scenario};
+use support::servers::{Countersign, License};
+use support::{micros, nanos, new_histogram};
+
+// The floor has what the server has.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// How many licenses the load is spread over.
+const LICENSES: usize = 64;
 
 /// The scenarios, and the share of the floor that is aimed at.
 const SCENARIOS: [(Scenario, Option<f64>); 5] = [
@@ -32,24 +45,15 @@ const SCENARIOS: [(Scenario, Option<f64>); 5] = [
 
 struct Options {
     seconds: u64,
-    rounds: usize,
+    rounds: u64,
 }
 
 impl Options {
-    /// What cargo and a test harness would add is ignored.
     fn from_arguments() -> Self {
-        let arguments: Vec<String> = std::env::args().collect();
-        let number = |name: &str| {
-            let at = arguments.iter().position(|argument| argument == name)?;
-            arguments.get(at + 1)?.parse().ok()
-        };
-        let (seconds, rounds) =
-            if arguments.iter().any(|argument| argument == "--quick") { (1, 1) } else { (3, 3) };
+        let (seconds, rounds) = if support::is_asked("--quick") { (1, 1) } else { (3, 3) };
         Self {
-            seconds: number("--seconds").unwrap_or(seconds),
-            rounds: number("--rounds")
-                .and_then(|rounds| usize::try_from(rounds).ok())
-                .unwrap_or(rounds),
+            seconds: support::number("--seconds").unwrap_or(seconds),
+            rounds: support::number("--rounds").unwrap_or(rounds),
         }
     }
 }
@@ -77,8 +81,10 @@ fn main() {
 async fn run(options: &Options) -> Option<String> {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let countersign = Countersign::start(&place.path().join("data"));
-    let floor = Server::floor(&countersign.tls());
-    let licenses = countersign.issue_licenses().await;
+    let floor = floor::start(&countersign.tls());
+    let licenses = countersign
+        .issue_licenses((0..LICENSES).map(|number| format!("bench-{number}@example.com")))
+        .await;
     let length = Duration::from_secs(options.seconds);
     let sync = sync_micros(place.path(), length);
 
@@ -96,7 +102,7 @@ async fn run(options: &Options) -> Option<String> {
         }
     }
     report(&rounds, sync);
-    let recorded = countersign.activations(&licenses).await;
+    let recorded = activations(&countersign, &licenses).await;
     (recorded != acknowledged)
         .then(|| format!("{acknowledged} activations were acknowledged, {recorded} are recorded"))
 }
@@ -120,13 +126,19 @@ fn sync_micros(place: &Path, length: Duration) -> f64 {
     micros(histogram.value_at_quantile(0.5))
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[allow(clippy::cast_precision_loss)] // far below 2^52
-fn micros(nanos: u64) -> f64 {
-    nanos as f64 / 1000.0
+/// How many activations the server says there are.
+async fn activations(server: &Countersign, licenses: &[License]) -> u64 {
+    let mut support = HistoryServiceClient::new(server.staff("support").await);
+    let mut activations = 0;
+    for License { email, .. } in licenses {
+        let request = GetHistoryRequest {
+            person: Some(get_history_request::Person::Email(email.clone())),
+            purpose: Purpose::CustomerSupport.into(),
+        };
+        let history = support.get_history(request).await.unwrap().into_inner();
+        activations += history.licenses[0].activations_total;
+    }
+    activations
 }
 
 /// The medians of the rounds.

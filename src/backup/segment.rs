@@ -231,4 +231,13 @@ pub(super) mod tests {
         let other = decode(&bytes, Position(5), &[3; 32]);
         assert_eq!(other, Err(SegmentError::Discontinuous(Position(5))));
     }
+
+    #[test]
+    fn a_name_with_the_last_position_there_is_does_no_harm() {
+        let mut builder = Builder::new(Position(u64::MAX), [4; 32]);
+        builder.push(&record(u64::MAX)).unwrap();
+        builder.push(&record(0)).unwrap();
+        let error = decode(&builder.encode(), Position(u64::MAX), &[4; 32]).unwrap_err();
+        assert!(matches!(error, SegmentError::Record(Position(u64::MAX), _)), "{error}");
+    }
 }

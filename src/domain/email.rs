@@ -68,8 +68,9 @@ impl Email {
             return Err(EmailError::Character);
         }
         let domain = normal_domain(domain).ok_or(EmailError::Domain)?;
-        let mut normal: String = local.nfc().collect();
-        normal.make_ascii_lowercase();
+        // Again, because a mark that goes with no capital may go with its small letter.
+        let small = local.nfc().map(|c| c.to_ascii_lowercase());
+        let mut normal: String = small.nfc().collect();
         normal.push('@');
         normal.push_str(&domain);
         Ok(Self { given: given.to_owned(), normal })
@@ -127,6 +128,8 @@ mod tests {
         assert_eq!(normal("ada@bücher.example.com"), "ada@xn--bcher-kva.example.com");
         assert_eq!(normal("ada@BÜCHER.example.com"), normal("ada@xn--bcher-kva.example.com"));
         assert_eq!(normal("e\u{301}a@example.com"), normal("\u{e9}a@example.com"));
+        // There is a small t with a diaeresis, U+1E97, and no capital one.
+        assert_eq!(normal("T\u{308}a@example.com"), normal("\u{1e97}a@example.com"));
     }
 
     #[test]

@@ -14,10 +14,11 @@ impl Position {
     /// The first one.
     pub const ZERO: Self = Self(0);
 
-    /// The place `n` further on.
+    /// The place `n` further on. No log comes to the last place there is; a file that says so is
+    /// damaged, and must not look as if it began at the first.
     #[must_use]
     pub const fn plus(self, n: u64) -> Self {
-        Self(self.0 + n)
+        Self(self.0.saturating_add(n))
     }
 }
 

@@ -137,6 +137,10 @@ impl Timestamp {
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(jiff::Timestamp::UNIX_EPOCH);
 
+    /// 9999-12-30T22:00:00Z. jiff's own end is just below a second later, and is not read back from
+    /// the milliseconds that it is stored in.
+    const LAST: Self = Self(jiff::Timestamp::constant(253_402_207_200, 0));
+
     /// `None` where the moment lies outside the years 1 to 9999.
     pub fn from_millis(millis: i64) -> Option<Self> {
         let moment = jiff::Timestamp::from_millisecond(millis).ok()?;
@@ -165,16 +169,18 @@ impl Timestamp {
             .ok()
             .and_then(|millis| self.as_millis().checked_add(millis))
             .and_then(Self::from_millis)
-            .unwrap_or(Self(jiff::Timestamp::MAX))
+            .unwrap_or(Self::LAST)
     }
 }
 
 impl Timestamp {
-    /// The first moment of a year, UTC.
+    /// The first moment of a year, UTC; the end of time where that lies beyond it.
     pub fn start_of_year(year: u16) -> Self {
-        let year = i16::try_from(year).unwrap_or(i16::MAX).clamp(1, 9999);
-        let start = jiff::civil::Date::constant(year, 1, 1).at(0, 0, 0, 0);
-        Self(jiff::tz::Offset::UTC.to_timestamp(start).unwrap_or(jiff::Timestamp::MAX))
+        let year = i16::try_from(year.max(1)).ok();
+        let start = year.and_then(|year| jiff::civil::Date::new(year, 1, 1).ok());
+        let start =
+            start.and_then(|date| jiff::tz::Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok());
+        start.map_or(Self::LAST, Self)
     }
 
     /// The first moment of the next year, UTC.
@@ -195,7 +201,7 @@ impl Timestamp {
         let moment = jiff::tz::Offset::UTC.to_datetime(self.0);
         let later = moment.checked_add(jiff::Span::new().months(months));
         let later = later.and_then(|later| jiff::tz::Offset::UTC.to_timestamp(later));
-        later.map_or(Self(jiff::Timestamp::MAX), Self)
+        later.map_or(Self::LAST, Self)
     }
 }
 
@@ -263,6 +269,16 @@ mod tests {
         assert_eq!((last.year(), last.to_string().as_str()), (2026, "2026-12-31T23:59:59.999Z"));
         assert_eq!(last.plus(std::time::Duration::from_millis(1)).year(), 2027);
         assert!(Timestamp::from_millis(i64::MAX).is_none());
+    }
+
+    #[test]
+    fn the_end_of_time_reads_back() {
+        let late = Timestamp::start_of_year(9999);
+        for end in [late.plus(std::time::Duration::MAX), late.plus_months(12), late.end_of_year()] {
+            assert_eq!(Timestamp::from_millis(end.as_millis()), Some(end), "{end}");
+        }
+        assert_eq!(late.plus(std::time::Duration::MAX).to_string(), "9999-12-30T22:00:00Z");
+        assert!(late.end_of_year() > late);
     }
 
     #[test]

@@ -55,6 +55,7 @@ use tls::Tls;
 use traffic::Room;
 
 pub use connection::{Connection, Peer};
+pub use roles::{IdentityError, identify};
 
 /// The bounds of a listener: what one client may cost. `docs/attacks.md` says against what each is.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]

@@ -1,6 +1,7 @@
 //! The places of a listener: one for each connection, handshakes included. When all are taken, the
 //! connections that were without a call for longest make room, so that whoever merely holds places
-//! keeps nobody out.
+//! keeps nobody out. Where all came a moment ago, the client that has most of them makes room for one
+//! that has fewer, so that whoever comes fastest does not either.
 
 use std::collections::HashMap;
 use std::future::Future as _;
@@ -53,6 +54,9 @@ struct Crowd {
 #[derive(Debug)]
 struct Holder {
     client: Client,
+    /// When, in milliseconds since the beginning.
+    taken: u64,
+    /// When it was last of use, in the same.
     used: Arc<AtomicU64>,
     certificates: Option<Chain>,
     /// Dropped, it asks the connection to go.
@@ -83,14 +87,18 @@ impl Places {
         if is_crowded && !taken.make_room(Some(client), self.of_one_client, now) {
             return None;
         }
-        if taken.places.len() >= self.most && !taken.make_room(None, self.most, now) {
+        if taken.places.len() >= self.most
+            && !taken.make_room(None, self.most, now)
+            && !taken.make_room_for(client)
+        {
             return None;
         }
         let number = taken.next;
         taken.next += 1;
         let used = Arc::new(AtomicU64::new(now));
         let (keep, stay) = oneshot::channel();
-        let holder = Holder { client, used: Arc::clone(&used), certificates: None, _stay: keep };
+        let holder =
+            Holder { client, taken: now, used: Arc::clone(&used), certificates: None, _stay: keep };
         taken.places.insert(number, holder);
         taken.clients.entry(client).or_default().places += 1;
         Some(Place { number, places: Arc::clone(self), used, stay })
@@ -144,6 +152,25 @@ impl Taken {
             self.free(number);
         }
         true
+    }
+
+    /// Frees a place of the client that has most, if it has more than this one will have, and one of
+    /// its connections was of no use yet. Tells whether there was any.
+    fn make_room_for(&mut self, client: Client) -> bool {
+        let places = |crowd: &Crowd| crowd.places;
+        let wanted = self.clients.get(&client).map_or(0, places) + 1;
+        let largest = self.clients.iter().max_by_key(|(_, crowd)| crowd.places);
+        let Some((&largest, _)) = largest.filter(|(_, crowd)| crowd.places > wanted) else {
+            return false;
+        };
+        let was_used = |holder: &Holder| holder.used.load(Ordering::Relaxed) > holder.taken;
+        let unused = self
+            .places
+            .iter()
+            .filter(|(_, holder)| holder.client == largest && !was_used(holder))
+            .map(|(number, _)| *number)
+            .min();
+        unused.inspect(|number| self.free(*number)).is_some()
     }
 
     fn free(&mut self, number: u64) {
@@ -216,6 +243,22 @@ mod tests {
         assert!(places.take(client(9), later).is_none(), "the others are in use");
         drop(newcomer);
         assert!(places.take(client(9), later).is_some());
+    }
+
+    #[test]
+    fn a_crowd_that_came_a_moment_ago_makes_room_for_others() {
+        let salt = Salt::default();
+        let client = |last| salt.client(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+        let places = Places::new(4, 4);
+        let first = places.began;
+        let mut crowd = [(); 3].map(|()| places.take(client(1), first).unwrap());
+        let mut other = places.take(client(2), first).unwrap();
+        crowd[0].use_at(first + Duration::from_millis(5));
+        let mut newcomer = places.take(client(3), first).unwrap();
+        assert_eq!(crowd.each_mut().map(is_lost), [false, true, false], "the first is of use");
+        assert!(places.take(client(1), first).is_none(), "nobody has more than a crowd");
+        assert!(places.take(client(3), first).is_none(), "they would have as many");
+        assert!(!is_lost(&mut other) && !is_lost(&mut newcomer));
     }
 
     #[test]

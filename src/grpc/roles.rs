@@ -11,7 +11,7 @@ const PREFIX: &str = "countersign://staff/";
 
 /// Why a certificate names nobody. Holds nothing of the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum IdentityError {
+pub enum IdentityError {
     /// It cannot be parsed.
     #[error("the certificate cannot be read")]
     Unreadable,
@@ -24,7 +24,7 @@ pub(super) enum IdentityError {
 }
 
 /// Reads role and actor from the certificate's one URI name (RFC 5280 §4.2.1.6).
-pub(super) fn identify(certificate: &[u8]) -> Result<Staff, IdentityError> {
+pub fn identify(certificate: &[u8]) -> Result<Staff, IdentityError> {
     let (_, certificate) =
         X509Certificate::from_der(certificate).map_err(|_| IdentityError::Unreadable)?;
     let names = certificate.subject_alternative_name().map_err(|_| IdentityError::Unreadable)?;

@@ -46,7 +46,7 @@ impl Drop for Contained {
 }
 
 /// Runs this; `None`: it panicked, and nothing was printed.
-pub(super) fn contain<T>(run: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn contain<T>(run: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     // A thread that panics already cannot exchange the hook.
     if !thread::panicking() {

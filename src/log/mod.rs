@@ -5,7 +5,7 @@
 //! of another. What an engine returns is not yet believed: whoever reads a record checks its checksum, its position and its seal.
 
 pub mod codec;
-mod contained;
+pub(crate) mod contained;
 pub mod durability;
 pub mod head;
 pub mod memory;

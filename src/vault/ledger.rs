@@ -78,6 +78,10 @@ pub fn merge(path: &Path, other: &str) -> Result<(), LedgerError> {
             let mut file =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             file.write_all(other.as_bytes())?;
+            // A last line without an end is one that a power cut interrupted, and would not hold.
+            if !other.ends_with('\n') {
+                file.write_all(b"\n")?;
+            }
             file.sync_all()?;
             sync_parent(path)
         };
@@ -176,7 +180,7 @@ impl Entries {
             return None;
         }
         match body.split_once(' ')? {
-            ("epoch", number) => self.epoch = number.parse().ok()?,
+            ("epoch", number) => self.epoch = self.epoch.max(number.parse().ok()?),
             ("erased", keys) => {
                 for key in keys.split(',') {
                     let (slot, fingerprint) = key.split_once(':')?;
@@ -248,6 +252,23 @@ mod tests {
         merge(&copy, &text).unwrap();
         assert_eq!(newest_epoch(&fs::read_to_string(&copy).unwrap()).unwrap(), 3);
         assert!(merge(&copy, &text[1..]).is_err());
+    }
+
+    #[test]
+    fn a_copy_that_lacks_the_end_of_its_last_line_loses_nothing() {
+        let (directory, _, text) = written();
+        let text = String::from_utf8(text).unwrap();
+        let copy = directory.path().join("copy");
+        merge(&copy, text.trim_end()).unwrap();
+        let (_, entries) = Ledger::open(&copy).unwrap();
+        assert_eq!((entries.erased.len(), entries.epoch), (2, 2));
+        assert_eq!(fs::read_to_string(&copy).unwrap(), text);
+    }
+
+    #[test]
+    fn the_newest_epoch_is_the_highest() {
+        let text = [TITLE, "\n", &line("epoch 3".to_owned()), &line("epoch 2".to_owned())].concat();
+        assert_eq!(newest_epoch(&text).unwrap(), 3);
     }
 
     #[test]

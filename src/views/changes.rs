@@ -1,14 +1,17 @@
 //! How events change the rows.
 
+use std::collections::btree_map::Entry;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sled::Db;
 
+use super::known::Known;
 use super::row::{
     self, ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
-    NoticeRow, PagesRow, PersonsRow, RequestRow, SCHEMA, SubjectRow,
+    NoticeRow, PagesRow, RequestRow, SCHEMA, SubjectRow,
 };
-use super::{Checkpoint, Rows, ViewsError, get, ids_below, read_bytes, read_rows, unreadable};
+use super::{Checkpoint, Rows, ViewsError, engine, get, ids_below, read_rows, unreadable};
 use crate::domain::{
     ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position, RequestId, Status,
     SubjectId,
@@ -25,12 +28,18 @@ pub type IsErased<'a> = &'a dyn Fn(Position) -> Result<bool, ViewsError>;
 pub(super) struct Changes<'a> {
     db: &'a Db,
     rows: &'a mut Rows,
+    known: &'a Known,
     is_erased: IsErased<'a>,
 }
 
 impl<'a> Changes<'a> {
-    pub(super) fn new(db: &'a Db, rows: &'a mut Rows, is_erased: IsErased<'a>) -> Self {
-        Self { db, rows, is_erased }
+    pub(super) fn new(
+        db: &'a Db,
+        rows: &'a mut Rows,
+        known: &'a Known,
+        is_erased: IsErased<'a>,
+    ) -> Self {
+        Self { db, rows, known, is_erased }
     }
 
     #[allow(clippy::too_many_lines)] // an arm for each event type
@@ -48,7 +57,7 @@ impl<'a> Changes<'a> {
             Event::LicenseIssued { license, subject, terms, at, .. } => {
                 let product = terms.product.as_str();
                 let is_new =
-                    self.is_new_person(at.day(), product, *subject, |of| &mut of.licenses)?;
+                    self.is_new_person(row::LICENSE_PERSONS, at.day(), product, *subject)?;
                 self.count(at.day(), product, |counts| {
                     counts.licenses += 1;
                     counts.license_persons += u32::from(is_new);
@@ -62,7 +71,7 @@ impl<'a> Changes<'a> {
             Event::Activated { license, activation, at, .. } => {
                 let (product, subject) = self.activated(*license, *activation, position)?;
                 let is_new =
-                    self.is_new_person(at.day(), &product, subject, |of| &mut of.activations)?;
+                    self.is_new_person(row::ACTIVATION_PERSONS, at.day(), &product, subject)?;
                 self.count(at.day(), &product, |counts| {
                     counts.activations += 1;
                     counts.activation_persons += u32::from(is_new);
@@ -200,6 +209,7 @@ impl<'a> Changes<'a> {
     ) -> Result<(String, SubjectId), ViewsError> {
         let row =
             ActivationRow { license: *license.as_bytes(), activated: position.0, ended: None };
+        self.known.insert(activation);
         self.put(row::activation(activation), &row)?;
         let kind = EntryKind::Activated { activation: *activation.as_bytes() };
         let (mut product, mut subject) = (String::new(), SubjectId::NOBODY);
@@ -229,19 +239,16 @@ impl<'a> Changes<'a> {
     /// Whether a person was not counted yet on a day, and notes that they are now.
     fn is_new_person(
         &mut self,
+        prefix: &[u8],
         day: Day,
         product: &str,
         subject: SubjectId,
-        of: impl FnOnce(&mut PersonsRow) -> &mut Vec<[u8; 16]>,
     ) -> Result<bool, ViewsError> {
-        let key = row::counts(row::PERSONS, day, product);
-        let mut row: PersonsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
-        let persons = of(&mut row);
-        let is_new =
-            persons.len() < Counts::PERSONS_APART as usize && !persons.contains(subject.as_bytes());
+        let persons = self.bytes(row::counts(prefix, day, product))?.get_or_insert_default();
+        let is_new = persons.len() < row::persons_bytes(Counts::PERSONS_APART)
+            && !row::persons(persons)?.contains(subject.as_bytes());
         if is_new {
-            persons.push(*subject.as_bytes());
-            self.put(key, &row)?;
+            persons.extend(subject.as_bytes());
         }
         Ok(is_new)
     }
@@ -249,16 +256,11 @@ impl<'a> Changes<'a> {
     /// Takes a person out of those who were counted: the counts stand.
     fn forget_person(&mut self, subject: SubjectId) -> Result<(), ViewsError> {
         let end = [row::PERSONS, &[0xFF; 5]].concat();
-        for (key, row) in read_rows(self.rows, self.db, row::PERSONS.to_vec()..end)? {
-            let mut row: PersonsRow = super::read(&row)?;
-            for persons in [&mut row.licenses, &mut row.activations] {
-                persons.retain(|person| person != subject.as_bytes());
-            }
-            if row.licenses.is_empty() && row.activations.is_empty() {
-                self.delete(key);
-            } else {
-                self.put(key, &row)?;
-            }
+        for (key, bytes) in read_rows(self.rows, self.db, row::PERSONS.to_vec()..end)? {
+            let mut persons = row::persons(&bytes)?.to_vec();
+            persons.retain(|person| person != subject.as_bytes());
+            let left = Some(persons.concat()).filter(|left| !left.is_empty());
+            self.rows.insert(key, left);
         }
         Ok(())
     }
@@ -273,7 +275,8 @@ impl<'a> Changes<'a> {
     ) -> Result<(), ViewsError> {
         self.delete(row::counts(row::UNCOUNTED, day, product));
         if is_over {
-            self.delete(row::counts(row::PERSONS, day, product));
+            self.delete(row::counts(row::LICENSE_PERSONS, day, product));
+            self.delete(row::counts(row::ACTIVATION_PERSONS, day, product));
         }
         let key = row::counts(row::COUNTED, day, product);
         let mut counts: CountsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
@@ -476,20 +479,26 @@ impl<'a> Changes<'a> {
         pages: &mut PagesRow,
         entry: EntryRow,
     ) -> Result<(), ViewsError> {
-        let page = match pages.entries {
-            0 | PAGE_ENTRIES => {
-                *pages = PagesRow { newest: entry.position, entries: 0 };
-                Vec::new()
-            }
-            _ => {
-                let newest = row::page(owner, Position(pages.newest));
-                read_bytes(self.rows, self.db, &newest)?.ok_or_else(unreadable)?
-            }
-        };
+        if matches!(pages.entries, 0 | PAGE_ENTRIES) {
+            *pages = PagesRow { newest: entry.position, entries: 0 };
+            self.rows.insert(row::page(owner, Position(pages.newest)), Some(Vec::new()));
+        }
         pages.entries += 1;
-        let page = postcard::to_extend(&entry, page).map_err(|_| unreadable())?;
-        self.rows.insert(row::page(owner, Position(pages.newest)), Some(page));
+        let page = self.bytes(row::page(owner, Position(pages.newest)))?.as_mut();
+        let page = page.ok_or_else(unreadable)?;
+        *page = postcard::to_extend(&entry, std::mem::take(page)).map_err(|_| unreadable())?;
         Ok(())
+    }
+
+    /// A row's bytes, to be changed where they are.
+    fn bytes(&mut self, key: Vec<u8>) -> Result<&mut Option<Vec<u8>>, ViewsError> {
+        match self.rows.entry(key) {
+            Entry::Occupied(row) => Ok(row.into_mut()),
+            Entry::Vacant(place) => {
+                let bytes = self.db.get(place.key()).map_err(engine)?;
+                Ok(place.insert(bytes.map(|bytes| bytes.to_vec())))
+            }
+        }
     }
 
     /// The log names nothing that it did not introduce, so a row that is not there was lost.

@@ -10,6 +10,7 @@
 //! until there are enough for a batch, and are lost with a killed process: the log has them.
 
 mod changes;
+mod known;
 mod row;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ use crate::log::LogError;
 use crate::log::record::RecordHash;
 use crate::log::sled::{Contained, open_contained, plain};
 use changes::{Changes, PAGE_ENTRIES};
+use known::Known;
 use row::{
     ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
     NoticeRow, RequestRow, SCHEMA, SubjectRow,
@@ -123,6 +125,8 @@ pub struct Checkpoint {
 
 /// The views of one log.
 pub struct Views {
+    /// Of `db`, which it must not outlive.
+    known: Known,
     db: Contained,
     /// Rows that are newer than `db`. Who reads both holds the lock, so that no row is seen twice or
     /// missed while they move.
@@ -178,10 +182,8 @@ impl Views {
             LogError::Engine(text) => ViewsError::Damaged(text),
             other => ViewsError::Damaged(other.to_string()),
         })?;
-        let recent = RwLock::default();
-        let views = Self { db, recent, directory: directory.to_owned() };
-        views.checkpoint()?;
-        Ok(views)
+        let known = Known::of(&db, checkpoint(&Rows::new(), &db)?.next.0);
+        Ok(Self { known, db, recent: RwLock::default(), directory: directory.to_owned() })
     }
 
     /// Deletes the views in a directory.
@@ -223,13 +225,7 @@ impl Views {
 
     /// How far they have come.
     pub fn checkpoint(&self) -> Result<Checkpoint, ViewsError> {
-        let Some(row) = self.get::<CheckpointRow>(row::CHECKPOINT)? else {
-            return Ok(Checkpoint { next: Position::ZERO, last: RecordHash::default() });
-        };
-        if row.schema != SCHEMA {
-            return Err(ViewsError::Damaged("they have another version's form".to_owned()));
-        }
-        Ok(Checkpoint { next: Position(row.next), last: row.last })
+        checkpoint(&self.read_recent(), &self.db)
     }
 
     /// What is known of a person.
@@ -375,6 +371,9 @@ impl Views {
 
     /// What is known of an activation.
     pub fn activation(&self, id: ActivationId) -> Result<Option<Activation>, ViewsError> {
+        if !self.known.may_have(id) {
+            return Ok(None);
+        }
         let row = self.get::<ActivationRow>(&row::activation(id))?;
         Ok(row.map(|row| Activation {
             license: LicenseId::from_bytes(row.license),
@@ -469,7 +468,7 @@ impl Views {
         is_erased: IsErased<'_>,
     ) -> Result<(), ViewsError> {
         let mut recent = self.write_recent();
-        let mut changes = Changes::new(&self.db, &mut recent, is_erased);
+        let mut changes = Changes::new(&self.db, &mut recent, &self.known, is_erased);
         for (position, event) in events {
             changes.apply(position, event)?;
         }
@@ -500,6 +499,16 @@ impl Views {
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, ViewsError> {
         get(&self.read_recent(), &self.db, key)
     }
+}
+
+fn checkpoint(recent: &Rows, db: &Db) -> Result<Checkpoint, ViewsError> {
+    let Some(row) = get::<CheckpointRow>(recent, db, row::CHECKPOINT)? else {
+        return Ok(Checkpoint { next: Position::ZERO, last: RecordHash::default() });
+    };
+    if row.schema != SCHEMA {
+        return Err(ViewsError::Damaged("they have another version's form".to_owned()));
+    }
+    Ok(Checkpoint { next: Position(row.next), last: row.last })
 }
 
 fn get<R: DeserializeOwned>(recent: &Rows, db: &Db, key: &[u8]) -> Result<Option<R>, ViewsError> {

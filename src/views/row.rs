@@ -3,13 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{ViewsError, unreadable};
 use crate::domain::{
     ActivationId, Day, ErasureId, LicenseId, NoticeId, Position, RequestId, RestrictionKind,
     Status, SubjectId,
 };
 
 /// A change of any row or key. Views of another version are rebuilt.
-pub(super) const SCHEMA: u32 = 5;
+pub(super) const SCHEMA: u32 = 6;
 
 /// How far the log is in the views.
 #[derive(Serialize, Deserialize)]
@@ -102,14 +103,6 @@ pub(super) struct CountsRow {
     pub(super) activation_persons: u32,
 }
 
-/// Who was counted on a day with a product, so that nobody is twice; no more of them than are told
-/// apart.
-#[derive(Serialize, Deserialize, Default)]
-pub(super) struct PersonsRow {
-    pub(super) licenses: Vec<[u8; 16]>,
-    pub(super) activations: Vec<[u8; 16]>,
-}
-
 /// One event of a person or of a license. A page is some of them, one after the other.
 #[derive(Serialize, Deserialize, Clone, Copy)]
 pub(super) struct EntryRow {
@@ -139,7 +132,7 @@ pub(super) fn license(id: LicenseId) -> Vec<u8> {
 }
 
 pub(super) fn activation(id: ActivationId) -> Vec<u8> {
-    [b"a".as_slice(), id.as_bytes()].concat()
+    [ACTIVATIONS, id.as_bytes()].concat()
 }
 
 pub(super) fn request(id: RequestId) -> Vec<u8> {
@@ -188,6 +181,8 @@ pub(super) fn day_and_product<'k>(prefix: &[u8], key: &'k [u8]) -> Option<(Day, 
     Some((Day(i32::from_be_bytes(*day) ^ i32::MIN), std::str::from_utf8(product).ok()?))
 }
 
+/// What the keys of activations begin with.
+pub(super) const ACTIVATIONS: &[u8] = b"a";
 /// What the keys of notices begin with.
 pub(super) const NOTICES: &[u8] = b"n";
 /// What the keys of counts begin with that no event states yet.
@@ -195,8 +190,24 @@ pub(super) const UNCOUNTED: &[u8] = b"du";
 /// What the keys of counts begin with that events state.
 pub(super) const COUNTED: &[u8] = b"dc";
 
-/// What the keys of who was counted begin with.
+/// What the keys of who was counted begin with, by what. Such a row is ids, one after the other, no more
+/// of them than are told apart: nobody is counted twice.
 pub(super) const PERSONS: &[u8] = b"dp";
+pub(super) const LICENSE_PERSONS: &[u8] = b"dpl";
+pub(super) const ACTIVATION_PERSONS: &[u8] = b"dpa";
+
+/// The persons in such a row.
+pub(super) fn persons(row: &[u8]) -> Result<&[[u8; 16]], ViewsError> {
+    match row.as_chunks() {
+        (persons, []) => Ok(persons),
+        _ => Err(unreadable()),
+    }
+}
+
+/// The length of a row of so many persons.
+pub(super) const fn persons_bytes(count: u32) -> usize {
+    count as usize * size_of::<[u8; 16]>()
+}
 
 /// What the keys of erasures begin with.
 pub(super) const ERASURES: &[u8] = b"e";

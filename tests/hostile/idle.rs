@@ -1,6 +1,9 @@
-//! Thousands of handshakes that do not end.
+//! Thousands of connections that do nothing, and of handshakes that do not end.
+
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::ALONE;
@@ -10,8 +13,13 @@ use crate::support::Place;
 
 /// What the configuration says by default.
 const CONNECTIONS: usize = 2048;
+const OF_ONE_CLIENT: usize = 256;
+/// More than there may be.
+const IDLE: usize = 2600;
 /// How many of one client's: fewer than it may have.
 const OF_EACH: usize = 130;
+/// Handshakes at once.
+const AT_ONCE: usize = 16;
 
 /// A `ClientHello` that claims 64 KiB and brings all but the end, in TLS records of 16 KiB.
 fn long_hello() -> Vec<u8> {
@@ -48,4 +56,34 @@ async fn long_handshakes_fill_no_memory() {
         clients.join_all().await
     };
     watched.bears("long handshakes", CONNECTIONS, attack).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_keep_nobody_out() {
+    let _alone = ALONE.lock().await;
+    let place = Place::new();
+    let server = place.start();
+    let target = Target::of(&server);
+    let watched = Watched::new(&server).await;
+    let open = |count: usize, of_each: usize| {
+        let target = target.clone();
+        async move {
+            let at_once = Arc::new(Semaphore::new(AT_ONCE));
+            let mut connections = JoinSet::new();
+            for number in 0..count {
+                let (target, at_once) = (target.clone(), Arc::clone(&at_once));
+                connections.spawn(async move {
+                    let _place = at_once.acquire().await.unwrap();
+                    // The server may have none for it.
+                    target.http2(attacker(number / of_each), b"").await.ok()
+                });
+            }
+            connections.join_all().await.into_iter().flatten().count()
+        }
+    };
+    let opened = watched.bears("idle connections", CONNECTIONS, open(IDLE, OF_EACH)).await;
+    println!("{opened} of {IDLE} came to be");
+    assert!(opened > IDLE / 2, "{opened}");
+    let one = open(2 * OF_ONE_CLIENT, usize::MAX);
+    watched.bears("idle connections of one client", CONNECTIONS, one).await;
 }

@@ -50,14 +50,18 @@ class Process:
         os.set_blocking(descriptor, True)
         self.output = os.fdopen(descriptor, encoding="utf-8")
         os.unlink(pipe)
-        self.handle = os.pidfd_open(int(self.output.readline()))
+        self.handle = None
+        # It may have ended already.
+        with contextlib.suppress(ProcessLookupError):
+            self.handle = os.pidfd_open(int(self.output.readline()))
 
     def wait(self):
         rest = self.output.read()
-        if not select.select([self.handle], [], [], DEADLINE)[0]:
-            raise TimeoutError("a process does not end")
         self.output.close()
-        os.close(self.handle)
+        if self.handle is not None:
+            if not select.select([self.handle], [], [], DEADLINE)[0]:
+                raise TimeoutError("a process does not end")
+            os.close(self.handle)
         return rest
 
 
@@ -99,7 +103,7 @@ class Run:
 
     def abandon(self):
         """Leaves no process behind where something went wrong."""
-        if self.process:
+        if self.process and self.process.handle is not None:
             # It may have ended already.
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self.process.handle, signal.SIGKILL)

@@ -39,7 +39,7 @@ use crate::service::erasure;
 use crate::service::store::{Store, StoreError, Stored, key_name};
 use crate::vault::{KeyName, NewKey};
 use crate::views::Checkpoint;
-use request::{Answer, Job};
+use request::{Answer, Answered, Job};
 use upkeep::Begun;
 
 pub use request::{Granted, NoAnswer, Request, WriterHandle};
@@ -98,12 +98,20 @@ pub struct Parts {
 }
 
 /// Starts the writer on a thread of its own. It stops when the last handle is gone and everything that
-/// waits is answered; the receiver then has its result.
+/// waits is answered; the receiver then has its result. Must be called on a tokio runtime.
 pub fn spawn(parts: Parts) -> Result<(WriterHandle, Stopped), WriterError> {
     let (handle, writer) = Writer::new(parts)?;
     let (stopped, result) = oneshot::channel();
+    // Who is woken from another thread is woken by the kernel, one by one, which costs as much as to
+    // decide. So a batch wakes one task, and that wakes the others where they run.
+    let (answered, mut answers) = mpsc::unbounded_channel::<Vec<Answered>>();
+    tokio::spawn(async move {
+        while let Some(batch) = answers.recv().await {
+            batch.into_iter().for_each(Answered::send);
+        }
+    });
     let run = move || {
-        let run = std::panic::AssertUnwindSafe(|| writer.run());
+        let run = std::panic::AssertUnwindSafe(|| writer.run(&answered));
         let result = std::panic::catch_unwind(run).unwrap_or(Err(WriterError::Panicked));
         // Nobody may be left to hear it.
         let _ = stopped.send(result);
@@ -180,7 +188,7 @@ impl Writer {
         Ok((WriterHandle { jobs }, writer))
     }
 
-    fn run(mut self) -> Result<(), WriterError> {
+    fn run(mut self, answers: &mpsc::UnboundedSender<Vec<Answered>>) -> Result<(), WriterError> {
         let mut jobs = Vec::with_capacity(BATCH);
         let mut answered = 0;
         while self.queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
@@ -191,7 +199,9 @@ impl Writer {
             // Who asked has given up; what is not decided is not acknowledged either.
             jobs.retain(|job| !job.answer.is_closed());
             answered = jobs.len();
-            self.answer_all(&mut jobs)?;
+            let batch = self.answer_all(&mut jobs)?;
+            // An error means that the runtime ends, and with it everybody who waits.
+            let _ = answers.send(batch);
         }
         Ok(())
     }
@@ -201,7 +211,8 @@ impl Writer {
     pub fn step(&mut self) -> Result<(), WriterError> {
         let mut jobs = Vec::new();
         self.gather(&mut jobs);
-        self.answer_all(&mut jobs)
+        self.answer_all(&mut jobs)?.into_iter().for_each(Answered::send);
+        Ok(())
     }
 
     fn gather(&mut self, jobs: &mut Vec<Job>) {
@@ -212,7 +223,7 @@ impl Writer {
         }
     }
 
-    fn answer_all(&mut self, jobs: &mut Vec<Job>) -> Result<(), WriterError> {
+    fn answer_all(&mut self, jobs: &mut Vec<Job>) -> Result<Vec<Answered>, WriterError> {
         if jobs.iter().any(|job| matches!(job.request, Request::End)) {
             self.queue.close();
         }
@@ -227,11 +238,8 @@ impl Writer {
                 }
             })?);
         }
-        for (job, answer) in jobs.drain(..).zip(answers) {
-            // The client may be gone.
-            let _ = job.answer.send(answer);
-        }
-        Ok(())
+        let answered = jobs.drain(..).zip(answers);
+        Ok(answered.map(|(job, answer)| Answered { to: job.answer, answer }).collect())
     }
 
     fn answer(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, WriterError> {

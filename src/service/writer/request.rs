@@ -114,6 +114,19 @@ pub(super) struct Job {
     pub(super) answer: oneshot::Sender<Answer>,
 }
 
+/// An answer on its way.
+pub(super) struct Answered {
+    pub(super) to: oneshot::Sender<Answer>,
+    pub(super) answer: Answer,
+}
+
+impl Answered {
+    pub(super) fn send(self) {
+        // The client may be gone.
+        let _ = self.to.send(self.answer);
+    }
+}
+
 /// Where requests go in.
 #[derive(Clone)]
 pub struct WriterHandle {

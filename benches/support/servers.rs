@@ -1,21 +1,20 @@
-//! The two servers, each a process of its own.
+//! Servers, each a process of its own.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
-use countersign::proto::v1::history_service_client::HistoryServiceClient;
+use countersign::proto::v1::IssueLicenseRequest;
 use countersign::proto::v1::license_service_client::LicenseServiceClient;
-use countersign::proto::v1::{
-    GetHistoryRequest, IssueLicenseRequest, Purpose, get_history_request,
-};
+use tokio::task::JoinSet;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use crate::floor;
-
-/// How many licenses the load is spread over, and the seats of each: more than are ever used.
-const LICENSES: usize = 64;
+/// The seats of each license: more than are ever used.
 const SEATS: u32 = 100_000;
+
+/// Licenses that are issued at the same time.
+const ISSUED_AT_ONCE: usize = 64;
 
 /// What is activated.
 #[derive(Clone)]
@@ -26,7 +25,7 @@ pub(crate) struct License {
 
 /// A server process, killed when this is dropped.
 pub(crate) struct Server {
-    child: Child,
+    pub(crate) child: Child,
     /// Kept open: a server that can't print ends.
     _output: BufReader<ChildStdout>,
     pub(crate) pid: u32,
@@ -37,15 +36,23 @@ pub(crate) struct Server {
 /// The server that is measured.
 pub(crate) struct Countersign {
     pub(crate) server: Server,
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     staff: String,
+}
+
+/// What the command line does with a directory.
+pub(crate) fn command(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+    command.arg("--dir").arg(directory);
+    command
 }
 
 impl Countersign {
     pub(crate) fn start(directory: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
-        command.arg("--dir").arg(directory).args(["serve", "--dev"]);
+        let mut command = command(directory);
+        command.args(["serve", "--dev"]);
         command.args(["--public-listen", "127.0.0.1:0", "--staff-listen", "127.0.0.1:0"]);
+        command.args(["--ops-listen", "127.0.0.1:0"]);
         let mut server = Server::start(&mut command);
         let line = std::mem::take(&mut server.address);
         let [public, staff] = ["public=", "staff="].map(|name| {
@@ -64,7 +71,8 @@ impl Countersign {
         Certificate::from_pem(std::fs::read(self.tls().join("server-ca.pem")).unwrap())
     }
 
-    async fn staff(&self, role: &str) -> Channel {
+    /// Where staff connect.
+    pub(crate) async fn staff(&self, role: &str) -> Channel {
         let file = |extension| {
             std::fs::read(self.tls().join("staff").join(role).with_extension(extension)).unwrap()
         };
@@ -74,48 +82,39 @@ impl Countersign {
         endpoint.tls_config(tls).unwrap().connect().await.unwrap()
     }
 
-    pub(crate) async fn issue_licenses(&self) -> Vec<License> {
-        let mut issuer = LicenseServiceClient::new(self.staff("issuer").await);
-        let mut licenses = Vec::with_capacity(LICENSES);
-        for number in 0..LICENSES {
-            let email = format!("bench-{number}@example.com");
-            let request = IssueLicenseRequest {
-                email: email.clone(),
-                product: "Bench".to_owned(),
-                seats: SEATS,
-                ..IssueLicenseRequest::default()
-            };
-            let answer = issuer.issue_license(request).await.unwrap().into_inner();
-            licenses.push(License { email, key: answer.license.unwrap().license_key });
+    /// Issues a license to each of these addresses, a person each, in no order.
+    pub(crate) async fn issue_licenses(
+        &self,
+        addresses: impl Iterator<Item = String> + Send + 'static,
+    ) -> Vec<License> {
+        let issuer = LicenseServiceClient::new(self.staff("issuer").await);
+        let addresses = Arc::new(Mutex::new(addresses));
+        let mut workers = JoinSet::new();
+        for _ in 0..ISSUED_AT_ONCE {
+            let (mut issuer, addresses) = (issuer.clone(), Arc::clone(&addresses));
+            workers.spawn(async move {
+                let mut licenses = Vec::new();
+                let next = || addresses.lock().unwrap().next();
+                while let Some(email) = next() {
+                    let request = IssueLicenseRequest {
+                        email: email.clone(),
+                        product: "Bench".to_owned(),
+                        seats: SEATS,
+                        ..IssueLicenseRequest::default()
+                    };
+                    let answer = issuer.issue_license(request).await.unwrap().into_inner();
+                    licenses.push(License { email, key: answer.license.unwrap().license_key });
+                }
+                licenses
+            });
         }
-        licenses
-    }
-
-    /// How many activations the server says there are.
-    pub(crate) async fn activations(&self, licenses: &[License]) -> u64 {
-        let mut support = HistoryServiceClient::new(self.staff("support").await);
-        let mut activations = 0;
-        for License { email, .. } in licenses {
-            let request = GetHistoryRequest {
-                person: Some(get_history_request::Person::Email(email.clone())),
-                purpose: Purpose::CustomerSupport.into(),
-            };
-            let history = support.get_history(request).await.unwrap().into_inner();
-            activations += history.licenses[0].activations_total;
-        }
-        activations
+        workers.join_all().await.concat()
     }
 }
 
 impl Server {
-    /// Starts the floor.
-    pub(crate) fn floor(tls: &Path) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        Self::start(command.env(floor::REQUEST, tls))
-    }
-
-    /// The address is what it prints first.
-    fn start(command: &mut Command) -> Self {
+    /// Starts one. The address is what it prints first.
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
