@@ -111,6 +111,7 @@ async fn foreign_crates_accept_checkpoints_proofs_and_tiles_before_and_after_an_
     let place = Place::in_memory();
     place.configure("[transparency]\npublic = true");
     let log_key = done(&place, &["log", "key"]);
+    assert!(log_key.starts_with("countersign+"), "{log_key}");
     let server = place.start();
     let license = server.issue(EMAIL, "App", 400).await;
     let mut receipts = Vec::new();
@@ -271,6 +272,37 @@ async fn tiles_that_are_damaged_or_missing_are_made_again() {
 
 /// The events of a log, with what of their records is not sealed.
 type Events = Vec<(Header, Event)>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_has_the_name_that_it_was_made_with_and_its_witness_needs_no_certificate() {
+    let place = Place::empty();
+    for wrong in ["a b", "a+b", ""] {
+        let refused = place.run(&["init", "--log-name", wrong]);
+        assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+        assert!(text(&refused).contains("a key's name must have"), "{}", text(&refused));
+    }
+    done(&place, &["init", "--log-name", "licenses.example.com/log"]);
+    place.configure("[transparency]\npublic = true");
+    let log_key = done(&place, &["log", "key"]);
+    assert!(log_key.starts_with("licenses.example.com/log+"), "{log_key}");
+    let server = place.start();
+    let state = place.beside("witness");
+    let key = done(&place, &["witness", "init", path(&state), "--name", "w.example.com"]);
+    assert_eq!(done(&place, &["witness", "key", path(&state)]), key);
+    let look = ["witness", "run", path(&state), "--once", "--public", "--log-key"];
+    assert_eq!(done(&place, &[&look[..], &[&log_key]].concat()), "cosigned 0 records");
+    let cosigned = fs::read_to_string(state.join("checkpoint")).unwrap();
+    let note = Note::from_bytes(cosigned.as_bytes()).unwrap();
+    assert!(note.text().starts_with(b"licenses.example.com/log\n0\n"));
+    // With another log's key, or a witness's, it cosigns nothing.
+    let other = Place::new();
+    let other_key = done(&other, &["log", "key"]);
+    found(&place, &[&look[..], &[&other_key]].concat());
+    let refused = place.run(&[&look[..], &[&key]].concat());
+    assert!(text(&refused).contains("is a witness's key"), "{}", text(&refused));
+    assert_eq!(fs::read_to_string(state.join("checkpoint")).unwrap(), cosigned);
+    drop(server);
+}
 
 /// What an insider with every key makes of an event; `None`: it is not there any more.
 type Rewrite<'a> = &'a dyn Fn(u64, Event) -> Option<Event>;

@@ -42,8 +42,8 @@ use crate::vault::master::{KeyFile, MasterKey};
 use crate::vault::{SlotState, Vault as _, VaultError};
 use crate::views::Views;
 
-/// The name that checkpoints of the log are signed with.
-const LOG_NAME: &str = "countersign";
+/// The name that checkpoints of the log are signed with, where `init` is given none.
+pub(super) const LOG_NAME: &str = "countersign";
 /// The master key's name among systemd's credentials.
 const CREDENTIAL: &str = "master.key";
 
@@ -94,7 +94,12 @@ impl Directory {
 
     /// Makes it: keys, development certificates, configuration, policy and an empty log. It is
     /// whole or not there; what exists is never overwritten.
-    pub(super) fn init(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
+    pub(super) fn init(
+        &self,
+        log_name: &str,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> anyhow::Result<()> {
         let shown = self.0.display();
         match fs::read_dir(&self.0).map(|mut entries| entries.next().is_none()) {
             Ok(true) => {}
@@ -113,7 +118,7 @@ impl Directory {
         unfinished.push(format!(".{:08x}.unfinished", rng.next_u32()));
         let unfinished = Self(parent.join(unfinished));
         make_directories(parent).with_context(|| format!("{shown} cannot be made"))?;
-        let made = unfinished.make(now, rng).and_then(|()| {
+        let made = unfinished.make(log_name, now, rng).and_then(|()| {
             sync_directories(&unfinished.0)?;
             fs::rename(&unfinished.0, &self.0)?;
             Ok(File::open(parent)?.sync_all()?)
@@ -125,7 +130,7 @@ impl Directory {
         made.with_context(|| format!("{shown} cannot be made"))
     }
 
-    fn make(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
+    fn make(&self, log_name: &str, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
         fs::create_dir(&self.0)?;
         for private in ["keys", "data", "ledger", "client"] {
             fs::create_dir(self.join(private))?;
@@ -137,7 +142,7 @@ impl Directory {
 
         let master = MasterKey::generate(rng);
         let receipts = KeyRing::generate(rng);
-        let log_key = LogKey::generate(LOG_NAME, rng)?;
+        let log_key = LogKey::generate(log_name, rng)?;
         write_new(&self.join("keys/master.key"), master.expose().as_bytes(), 0o600)?;
         write_new(&self.receipt_keys_path(), receipts.to_jwks().as_bytes(), 0o600)?;
         write_new(&self.join("keys/log.key"), log_key.expose().as_bytes(), 0o600)?;

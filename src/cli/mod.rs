@@ -62,7 +62,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make the directory: keys, development certificates, configuration, policy, an empty log
-    Init,
+    Init {
+        /// The log's name in checkpoints, a URL without https://; it can never be changed
+        #[arg(long, value_name = "NAME", default_value = directory::LOG_NAME)]
+        log_name: String,
+    },
     Serve(serve::Serve),
     Ready(ready::Ready),
     #[command(subcommand)]
@@ -128,8 +132,8 @@ impl Cli {
         let directory = Directory::new(&self.dir);
         let as_json = self.json;
         match self.command {
-            Command::Init => {
-                directory.init(SystemClock.now(), &mut rand::rng())?;
+            Command::Init { log_name } => {
+                directory.init(&log_name, SystemClock.now(), &mut rand::rng())?;
                 let shown = directory.path().display().to_string();
                 print(as_json, &json!({ "directory": shown }), || format!("made {shown}"))?;
                 Ok(())

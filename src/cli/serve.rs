@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::directory::{Directory, Opened, replace};
+use super::directory::{Directory, LOG_NAME, Opened, replace};
 use super::watched::WatchedFile;
 use crate::backup::{Follower, Source};
 use crate::config::Config;
@@ -73,7 +73,7 @@ impl Serve {
     /// Serves until a signal.
     pub(super) fn run(self, directory: &Directory) -> anyhow::Result<()> {
         if self.dev && !directory.exists() {
-            directory.init(SystemClock.now(), &mut rand::rng())?;
+            directory.init(LOG_NAME, SystemClock.now(), &mut rand::rng())?;
         }
         let mut config = directory.config()?;
         if self.dev {

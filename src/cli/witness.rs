@@ -1,6 +1,7 @@
 //! `witness`: a second machine that sees whether the log ever shows another history than before.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tonic::transport::Channel;
 use super::client::Connect;
 use super::dev_ca::write_new;
 use super::directory::{Directory, read_secret, replace};
-use super::failure::is_passing;
+use super::failure::{is_passing, message};
 use super::log::verifier_key;
 use super::output::print;
 use super::verify::Bad;
@@ -64,6 +65,9 @@ pub(super) struct Run {
     /// Look once, and end
     #[arg(long)]
     once: bool,
+    /// Ask the public listener, which needs no certificate, where it shows the log's tree
+    #[arg(long, conflicts_with_all = ["cert", "key"])]
+    public: bool,
     #[command(flatten)]
     connect: Connect,
 }
@@ -107,7 +111,9 @@ impl Run {
             match self.look(directory, &log, &witness, as_json).await {
                 // A server that is started again, or is busy, is no alarm.
                 Err(error) if !self.once && is_passing(&error) => {
-                    tracing::warn!("{:#}; looking again in {} s", error, self.every);
+                    let (text, every) = (message(&error), self.every);
+                    // Where nobody reads it, it goes on all the same.
+                    let _ = writeln!(io::stderr(), "{text}; looking again in {every} s");
                 }
                 looked => looked?,
             }
@@ -134,10 +140,14 @@ impl Run {
                     path.display()
                 ))
             })?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).context(format!("{} cannot be read", path.display())),
         };
-        let channel = self.connect.staff(directory, Role::Witness).await?;
+        let channel = if self.public {
+            self.connect.public(directory).await?
+        } else {
+            self.connect.staff(directory, Role::Witness).await?
+        };
         let (note, proof) = ask(channel, before.as_ref()).await?;
         let seen = Seen::parse(&note, log).and_then(|seen| {
             before.as_ref().map_or(Ok(()), |before| seen.continues(&before.checkpoint, &proof))?;

@@ -283,8 +283,12 @@ pub(crate) mod tests {
         }
     }
 
+    pub(crate) fn at(place: u64) -> usize {
+        usize::try_from(place).unwrap()
+    }
+
     fn hex(hash: &Root) -> String {
-        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        hash.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     }
 
     /// Certificate Transparency's reference tree of eight leaves, and the paths that RFC 6962's
@@ -364,8 +368,7 @@ pub(crate) mod tests {
                 let Ok(path) = inclusion(&tree, Position(leaf), Position(new));
                 let path = path.unwrap();
                 for (other, hash) in (0..).zip(&tree.0) {
-                    let holds =
-                        verify_inclusion(Position(other), hash, &path, &roots[new as usize]);
+                    let holds = verify_inclusion(Position(other), hash, &path, &roots[at(new)]);
                     assert_eq!(holds, other == leaf, "{leaf} as {other} of {new}");
                 }
             }
@@ -374,7 +377,7 @@ pub(crate) mod tests {
                 let Ok(path) = consistency(&tree, Position(old), Position(new));
                 let path = path.unwrap();
                 for (other, known) in roots.iter().enumerate() {
-                    let holds = verify_consistency(known, &roots[new as usize], &path);
+                    let holds = verify_consistency(known, &roots[at(new)], &path);
                     let is_right = other as u64 == old
                         // They need no hashes.
                         || path.is_empty() && (other == 0 || other as u64 == new);
@@ -394,10 +397,10 @@ pub(crate) mod tests {
             change in any::<(prop::sample::Index, u8, u8)>(),
         ) {
             let tree = leaves(new);
-            let leaf = leaf.index(new as usize) as u64;
-            let old = old.index(new as usize + 1) as u64;
+            let leaf = leaf.index(at(new)) as u64;
+            let old = old.index(at(new) + 1) as u64;
             let (known, stated) = (tree.checkpoint(old), tree.checkpoint(new));
-            let hash = &tree.0[leaf as usize];
+            let hash = &tree.0[at(leaf)];
             let Ok(path) = inclusion(&tree, Position(leaf), Position(new));
             let mut path = path.unwrap();
             prop_assert!(verify_inclusion(Position(leaf), hash, &path, &stated));

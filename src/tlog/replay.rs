@@ -228,7 +228,9 @@ mod tests {
 
     fn tree(records: &[Vec<u8>]) -> CompactRange {
         let mut tree = CompactRange::default();
-        records.iter().for_each(|bytes| tree.push(record::hash(bytes)));
+        for bytes in records {
+            tree.push(record::hash(bytes));
+        }
         tree
     }
 
@@ -314,7 +316,7 @@ mod tests {
         let at = |hours: i64| Timestamp::from_millis(hours * 3_600_000 + 1_700_000_000_000);
         let replayed = |hours: [Option<i64>; 6]| {
             let recorded = |position: Position, _: &[u8]| {
-                Ok::<_, Bad>(hours[position.0 as usize].and_then(at))
+                Ok::<_, Bad>(hours[usize::try_from(position.0).unwrap()].and_then(at))
             };
             replay(&log, Vec::new(), std::iter::empty(), recorded)
         };

@@ -319,7 +319,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tlog::proof::tests::leaves;
+    use crate::tlog::proof::tests::{at, leaves};
     use crate::tlog::proof::{consistency, inclusion, root};
 
     #[test]
@@ -410,14 +410,14 @@ mod tests {
             for size in sizes {
                 // As after a restart.
                 let mut writer = TileWriter::open(place.path()).unwrap();
-                for leaf in next.by_ref().take(size as usize) {
+                for leaf in next.by_ref().take(at(size)) {
                     writer.push(*leaf).unwrap();
                 }
                 writer.flush().unwrap();
             }
             let tiles = TileDirectory::new(place.path());
-            let leaf = Position(leaf.index(size as usize) as u64);
-            let old = Position(old.index(size as usize + 1) as u64);
+            let leaf = Position(leaf.index(at(size)) as u64);
+            let old = Position(old.index(at(size) + 1) as u64);
             let size = Position(size);
             let Ok(expected) = inclusion(&tree, leaf, size);
             prop_assert_eq!(inclusion(&tiles, leaf, size).unwrap(), expected);
