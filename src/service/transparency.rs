@@ -255,6 +255,14 @@ impl Transparency {
         enough.ok_or(ServiceError::TreeBehind)
     }
 
+    /// Where a record is, by its hash alone.
+    async fn find(&self, hash: RecordHash, of: &Published) -> Result<Position, ServiceError> {
+        let _search = self.searches.acquire().await.map_err(|_| ServiceError::Stopped)?;
+        let (tiles, size) = (self.tiles.clone(), of.checkpoint.size);
+        let found = reading(move || Ok(tiles.find(&hash, size)?)).await?;
+        found.ok_or(ServiceError::NotInLog)
+    }
+
     /// The path to a record, which is one of those.
     fn path(
         &self,
@@ -292,6 +300,12 @@ impl Service {
         self.transparency.as_ref().is_some_and(|transparency| transparency.is_public)
     }
 
+    /// How many records the newest checkpoint is of.
+    pub(super) fn published(&self) -> Position {
+        let newest = self.transparency.as_ref().and_then(|transparency| transparency.newest());
+        newest.map_or(Position::ZERO, |newest| newest.checkpoint.size)
+    }
+
     /// The newest checkpoint, of all that is in the log now if it has to be.
     pub async fn checkpoint(&self, fresh: bool) -> Result<Arc<Published>, ServiceError> {
         let transparency = self.transparency()?;
@@ -319,19 +333,17 @@ impl Service {
             (Some(newest), Some(at)) if at < newest.checkpoint.size => newest,
             _ => transparency.fresh().await?,
         };
-        // Only a receipt of this server comes as far as this.
-        let search = transparency.searches.acquire().await.map_err(|_| ServiceError::Stopped)?;
-        let tiles = transparency.tiles.clone();
-        let size = published.checkpoint.size;
-        let at = match at {
-            Some(at) => Some(at),
-            // It was erased, or issued anew: the views do not know where it was.
-            None => reading(move || Ok(tiles.find(&hash, size)?)).await?,
+        let index = match at {
+            Some(at) => at,
+            // It was erased, or issued anew: the views do not know where it was. Only a receipt of this
+            // server comes as far as this.
+            None => transparency.find(hash, &published).await?,
         };
-        drop(search);
-        let index = at.ok_or(ServiceError::NotInLog)?;
-        let path = transparency.path(index, &hash, &published)?;
-        Ok(InclusionProof { index, path, checkpoint: published.note.clone() })
+        reading(move || {
+            let path = transparency.path(index, &hash, &published)?;
+            Ok(InclusionProof { index, path, checkpoint: published.note.clone() })
+        })
+        .await
     }
 
     /// The proof that the log is a continuation of its first `size` records.
@@ -341,8 +353,9 @@ impl Service {
             Some(newest) if size <= newest.checkpoint.size => newest,
             _ => transparency.fresh().await?,
         };
-        let hashes = proof::consistency(&transparency.tiles, size, published.checkpoint.size)?;
-        let hashes = hashes.ok_or(ServiceError::SizeAhead(published.checkpoint.size))?;
+        let (tiles, now) = (transparency.tiles.clone(), published.checkpoint.size);
+        let hashes = reading(move || Ok(proof::consistency(&tiles, size, now)?)).await?;
+        let hashes = hashes.ok_or(ServiceError::SizeAhead(now))?;
         Ok(Consistency { published, hashes })
     }
 
