@@ -9,8 +9,16 @@ use std::{env, error::Error, fs};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, Value};
 
-const SERVICES: [&str; 7] =
-    ["access", "activation", "history", "license", "operator", "privacy", "statistics"];
+const SERVICES: [&str; 8] = [
+    "access",
+    "activation",
+    "history",
+    "license",
+    "operator",
+    "privacy",
+    "statistics",
+    "transparency",
+];
 const WIRE: &str = "countersign.v1";
 const EVENTS: &str = "countersign.events.v1";
 /// What the packages of all that is stored begin with.

@@ -42,6 +42,9 @@ pub struct Config {
     /// The continuous archive. None.
     #[serde(default)]
     pub archive: Option<Archive>,
+    /// The log's checkpoints and tiles.
+    #[serde(default)]
+    pub transparency: Transparency,
     /// Memory and queue.
     #[serde(default)]
     pub storage: Storage,
@@ -124,6 +127,28 @@ pub struct StaffListener {
 pub struct Ops {
     /// An address of this machine alone; port 0 takes a free one. Nothing is served without it.
     pub listen: Option<LoopbackAddr>,
+}
+
+/// How others may check the log.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Transparency {
+    /// Whether apps may ask for checkpoints and proofs too. A size tells how much is sold. No.
+    pub public: bool,
+    /// Seconds after which there is a new checkpoint while the log moves. 10.
+    pub checkpoint_seconds: u64,
+}
+
+impl Default for Transparency {
+    fn default() -> Self {
+        Self { public: false, checkpoint_seconds: 10 }
+    }
+}
+
+impl Transparency {
+    fn ranges(&self) -> [Range; 1] {
+        [("checkpoint_seconds", self.checkpoint_seconds, 1..=86_400)]
+    }
 }
 
 /// Memory and queue.
@@ -209,6 +234,7 @@ impl Config {
             ("public.limits", self.public.limits.ranges().to_vec()),
             ("staff.limits", self.staff.limits.ranges().to_vec()),
             ("storage", self.storage.ranges().to_vec()),
+            ("transparency", self.transparency.ranges().to_vec()),
         ];
         for (table, settings) in tables {
             for (name, value, range) in settings {
@@ -277,6 +303,7 @@ mod tests {
             ranges.iter().map(range).collect()
         };
         let mut settings = numbers("storage", &Storage::default().ranges());
+        settings.extend(numbers("transparency", &Transparency::default().ranges()));
         for listener in ["public.limits", "staff.limits"] {
             settings.extend(numbers(listener, &Limits::default().ranges()));
         }

@@ -10,6 +10,7 @@
 //! - [`domain`]: the rules, pure: what a license may do, given what happened and the time.
 //! - [`seal`]: encryption of events, and the tags by which a person is found without their address.
 //! - [`log`]: the records, their tree, and the head file that says how far they had come.
+//! - [`tlog`]: what others can check of the log: tiles, proofs, witnesses.
 //! - [`vault`]: the keys of what is sealed.
 //! - [`backup`]: copies of log and vault, at once or all the time, and the way back from them.
 //! - [`views`]: what the log says, arranged for questions; rebuilt at will.
@@ -43,6 +44,7 @@ pub mod receipt;
 pub mod seal;
 pub mod service;
 pub mod telemetry;
+pub mod tlog;
 pub mod vault;
 pub mod views;
 pub mod webhook;

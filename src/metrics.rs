@@ -80,6 +80,8 @@ pub struct Reading {
     pub log_head: u64,
     /// Records of the log that the views have not taken in.
     pub view_lag: u64,
+    /// Records that are in no published checkpoint yet.
+    pub checkpoint_lag: u64,
     /// Slots of the vault that were ever used, those of destroyed keys included.
     pub vault_slots: u64,
     /// The epoch of the master key.
@@ -106,6 +108,7 @@ pub struct Metrics {
     queue_limit: Number,
     log_head: Number,
     view_lag: Number,
+    checkpoint_lag: Number,
     vault_slots: Number,
     epoch: Number,
     pending_erasures: Number,
@@ -127,6 +130,7 @@ impl Default for Metrics {
             queue_limit: Number::default(),
             log_head: Number::default(),
             view_lag: Number::default(),
+            checkpoint_lag: Number::default(),
             vault_slots: Number::default(),
             epoch: Number::default(),
             pending_erasures: Number::default(),
@@ -173,6 +177,7 @@ impl Metrics {
             ("queue_limit", "Requests that may wait for the writer", &self.queue_limit),
             ("log_head", "Records in the log", &self.log_head),
             ("view_lag", "Records that the views have not taken in", &self.view_lag),
+            ("checkpoint_lag", "Records in no published checkpoint yet", &self.checkpoint_lag),
             ("vault_slots", "Slots of the vault in use, or of destroyed keys", &self.vault_slots),
             ("epoch", "The epoch of the master key", &self.epoch),
             ("pending_erasures", "Erasures that are not final yet", &self.pending_erasures),
@@ -225,6 +230,7 @@ impl Metrics {
         self.queue_limit.set(reading.queue_limit);
         self.log_head.set(reading.log_head);
         self.view_lag.set(reading.view_lag);
+        self.checkpoint_lag.set(reading.checkpoint_lag);
         self.vault_slots.set(reading.vault_slots);
         self.epoch.set(reading.epoch);
         self.pending_erasures.set(reading.pending_erasures);

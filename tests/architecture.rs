@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, and what of ours it may import.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("domain", &[]),
     ("proto", &[]),
     ("policy", &["domain"]),
@@ -16,14 +16,18 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("receipt", &["domain"]),
     ("export", &["domain", "policy"]),
     ("log", &["domain", "metrics", "proto", "seal"]),
+    ("tlog", &["domain", "log"]),
     ("vault", &["domain", "log", "seal"]),
     ("backup", &["domain", "log", "vault"]),
     ("views", &["domain", "log"]),
     (
         "service",
-        &["domain", "export", "log", "metrics", "policy", "receipt", "seal", "vault", "views"],
+        &[
+            "domain", "export", "log", "metrics", "policy", "receipt", "seal", "tlog", "vault",
+            "views",
+        ],
     ),
-    ("grpc", &["backup", "domain", "metrics", "proto", "service"]),
+    ("grpc", &["backup", "domain", "metrics", "proto", "service", "tlog"]),
     ("webhook", &["domain", "service"]),
     ("config", &["domain", "grpc", "ops", "service", "telemetry"]),
     (
@@ -43,6 +47,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "seal",
             "service",
             "telemetry",
+            "tlog",
             "vault",
             "views",
             "webhook",

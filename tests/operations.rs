@@ -99,6 +99,9 @@ async fn metrics_say_what_happened_and_nothing_of_anybody() {
     metrics_with(&address, &calls("public", activate, "RESOURCE_EXHAUSTED", 1)).await;
     metrics_with(&address, &calls("staff", issue, "OK", 1)).await;
     metrics_with(&address, &calls("staff", issue, "PERMISSION_DENIED", 1)).await;
+    // One of all that is there.
+    let checkpoint = place.run_async(&["log", "checkpoint"]).await;
+    assert!(checkpoint.status.success(), "{checkpoint:?}");
     let text = metrics_with(&address, &calls("public", "other", "UNIMPLEMENTED", 2)).await;
 
     let value = |name: &str| -> f64 {
@@ -110,7 +113,13 @@ async fn metrics_say_what_happened_and_nothing_of_anybody() {
     assert!(value("countersign_append_seconds_count") >= 3.0);
     assert!(value("countersign_append_events_sum") >= 4.0);
     assert!(value("countersign_vault_slots") >= 3.0);
-    for nothing in ["view_lag", "queue_depth", "pending_erasures", "rate_limited_calls_total"] {
+    for nothing in [
+        "view_lag",
+        "checkpoint_lag",
+        "queue_depth",
+        "pending_erasures",
+        "rate_limited_calls_total",
+    ] {
         assert!(value(&format!("countersign_{nothing}")).abs() < f64::EPSILON, "{nothing}");
     }
     for secret in [EMAIL, "ada", "example.com", "Sextant", &key, "dev-", "who", "what/for"] {

@@ -35,48 +35,58 @@ fn methods() -> Vec<String> {
     methods
 }
 
-/// Every method, and who may call it: (i)ssuer, (s)upport, (p)rivacy, (a)nalytics. Whoever is not
+/// Every method, and who may call it: (i)ssuer, (s)upport, (p)rivacy, (a)nalytics, (w)itness. Whoever is not
 /// named may not, and neither may one whose certificate names no role.
-const MATRIX: [(&str, &str); 34] = [
-    ("ActivationService/Activate", "    "),
-    ("ActivationService/Renew", "    "),
-    ("ActivationService/Deactivate", "    "),
-    ("ActivationService/Check", "    "),
-    ("ActivationService/GetSigningKeys", "    "),
-    ("LicenseService/IssueLicense", "i   "),
-    ("LicenseService/GetLicense", "isp "),
-    ("LicenseService/SuspendLicense", "i   "),
-    ("LicenseService/ReinstateLicense", "i   "),
-    ("LicenseService/RevokeLicense", "i   "),
-    ("LicenseService/FreeSeat", "isp "),
-    ("HistoryService/GetHistory", " sp "),
-    ("HistoryService/ListActivations", " sp "),
-    ("PrivacyService/ExportSubject", "  p "),
-    ("PrivacyService/OpenRequest", "  p "),
-    ("PrivacyService/ListRequests", "  p "),
-    ("PrivacyService/GetRequest", "  p "),
-    ("PrivacyService/IssueVerificationCode", "  p "),
-    ("PrivacyService/VerifyIdentity", "  p "),
-    ("PrivacyService/ApproveRequest", "  p "),
-    ("PrivacyService/ExtendRequest", "  p "),
-    ("PrivacyService/RefuseRequest", "  p "),
-    ("PrivacyService/FulfilRequest", "  p "),
-    ("PrivacyService/RectifySubject", "  p "),
-    ("PrivacyService/EraseSubject", "  p "),
-    ("PrivacyService/GetErasure", "  p "),
-    ("PrivacyService/ListErasures", "  p "),
-    ("PrivacyService/SetRestriction", "  p "),
-    ("PrivacyService/SweepRetention", "  p "),
-    ("PrivacyService/RecordDisclosure", "isp "),
-    ("PrivacyService/ListNotices", "  p "),
-    ("PrivacyService/SettleNotice", "  p "),
-    ("StatisticsService/GetStatistics", "   a"),
-    ("OperatorService/Backup", "    "),
+const MATRIX: [(&str, &str); 37] = [
+    ("ActivationService/Activate", "     "),
+    ("ActivationService/Renew", "     "),
+    ("ActivationService/Deactivate", "     "),
+    ("ActivationService/Check", "     "),
+    ("ActivationService/GetSigningKeys", "     "),
+    ("LicenseService/IssueLicense", "i    "),
+    ("LicenseService/GetLicense", "isp  "),
+    ("LicenseService/SuspendLicense", "i    "),
+    ("LicenseService/ReinstateLicense", "i    "),
+    ("LicenseService/RevokeLicense", "i    "),
+    ("LicenseService/FreeSeat", "isp  "),
+    ("HistoryService/GetHistory", " sp  "),
+    ("HistoryService/ListActivations", " sp  "),
+    ("PrivacyService/ExportSubject", "  p  "),
+    ("PrivacyService/OpenRequest", "  p  "),
+    ("PrivacyService/ListRequests", "  p  "),
+    ("PrivacyService/GetRequest", "  p  "),
+    ("PrivacyService/IssueVerificationCode", "  p  "),
+    ("PrivacyService/VerifyIdentity", "  p  "),
+    ("PrivacyService/ApproveRequest", "  p  "),
+    ("PrivacyService/ExtendRequest", "  p  "),
+    ("PrivacyService/RefuseRequest", "  p  "),
+    ("PrivacyService/FulfilRequest", "  p  "),
+    ("PrivacyService/RectifySubject", "  p  "),
+    ("PrivacyService/EraseSubject", "  p  "),
+    ("PrivacyService/GetErasure", "  p  "),
+    ("PrivacyService/ListErasures", "  p  "),
+    ("PrivacyService/SetRestriction", "  p  "),
+    ("PrivacyService/SweepRetention", "  p  "),
+    ("PrivacyService/RecordDisclosure", "isp  "),
+    ("PrivacyService/ListNotices", "  p  "),
+    ("PrivacyService/SettleNotice", "  p  "),
+    ("StatisticsService/GetStatistics", "   a "),
+    ("TransparencyService/GetCheckpoint", "ispaw"),
+    ("TransparencyService/GetInclusionProof", "ispaw"),
+    ("TransparencyService/GetConsistencyProof", "ispaw"),
+    ("OperatorService/Backup", "     "),
 ];
 
 /// Those that need nothing to be said.
-const TAKE_NOTHING: [&str; 5] =
-    ["ListRequests", "ListErasures", "SweepRetention", "ListNotices", "GetStatistics"];
+const TAKE_NOTHING: [&str; 7] = [
+    "ListRequests",
+    "ListErasures",
+    "SweepRetention",
+    "ListNotices",
+    "GetStatistics",
+    "GetCheckpoint",
+    "GetConsistencyProof",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_calls_what_is_its_own_and_nothing_else() {
@@ -90,7 +100,7 @@ async fn each_role_calls_what_is_its_own_and_nothing_else() {
     assert_eq!(named_sorted, methods, "every method is in the table");
 
     let nobody = server.staff_channel_as(certificate(&server, &[]));
-    let roles = ["issuer", "support", "privacy", "analytics"];
+    let roles = ["issuer", "support", "privacy", "analytics", "witness"];
     let mut callers: Vec<_> =
         roles.iter().map(|role| (&role[..1], server.staff_channel(role))).collect();
     callers.push(("-", nobody));

@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn it_reads_back_and_each_changed_byte_is_found() {
-        let key = LogKey::generate("test", &mut rand::rng());
+        let key = LogKey::generate("test", &mut rand::rng()).unwrap();
         let mut tree = CompactRange::default();
         for size in 0..6 {
             let manifest = Manifest { tree: tree.clone(), epoch: 3, slots: 70 };
@@ -96,7 +96,7 @@ mod tests {
             }
             tree.push(hash(&record(size)));
         }
-        let theirs = LogKey::generate("test", &mut rand::rng());
+        let theirs = LogKey::generate("test", &mut rand::rng()).unwrap();
         let text = Manifest { tree, epoch: 3, slots: 70 }.encode(&theirs);
         assert_eq!(Manifest::decode(&text, &key), None);
     }

@@ -39,7 +39,7 @@ impl Server {
             log: Arc::<MemoryLog>::clone(&log),
             vault: Arc::new(vault.unwrap()),
             tree: Arc::new(Mutex::new(CompactRange::default())),
-            key: Arc::new(LogKey::generate("test", &mut rand::rng())),
+            key: Arc::new(LogKey::generate("test", &mut rand::rng()).unwrap()),
         };
         let server = Self { root, log, source };
         server.keys(1);

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::client::Server;
@@ -20,7 +20,11 @@ use super::receipt::NotGood;
 use crate::domain::LicenseKey;
 use crate::proto::ERROR_DOMAIN;
 use crate::proto::v1::activation_service_client::ActivationServiceClient;
-use crate::proto::v1::{ActivateRequest, CheckRequest, DeactivateRequest, RenewRequest, Standing};
+use crate::proto::v1::transparency_service_client::TransparencyServiceClient;
+use crate::proto::v1::{
+    ActivateRequest, CheckRequest, DeactivateRequest, GetInclusionProofRequest, RenewRequest,
+    Standing,
+};
 
 /// How long to wait before calling again, where the server does not say it: long enough together for
 /// a restart.
@@ -49,6 +53,9 @@ pub(super) struct Activate {
     /// Where to save the receipt [default: print it]
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
+    /// Where to save a proof that the activation is in the server's log, for `receipt verify --proof`
+    #[arg(long, value_name = "FILE", requires = "receipt")]
+    proof: Option<PathBuf>,
     #[command(flatten)]
     server: Server,
 }
@@ -125,7 +132,36 @@ impl Activate {
         } else {
             printed().context(format!("activated, but the receipt is not printed; {AGAIN}"))?;
         }
-        kept.forget()
+        kept.forget()?;
+        match &self.proof {
+            Some(file) => self.save_proof(file, receipt, directory, as_json).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn save_proof(
+        &self,
+        file: &Path,
+        receipt: String,
+        directory: &Directory,
+        as_json: bool,
+    ) -> anyhow::Result<()> {
+        let channel = self.server.public(directory).await?;
+        let answer = TransparencyServiceClient::new(channel)
+            .get_inclusion_proof(GetInclusionProofRequest { receipt })
+            .await
+            .map_err(|status| match status.code() {
+                Code::Unimplemented => anyhow!(
+                    "activated, and the receipt is saved, but this server gives apps no proofs; ask \
+                     the vendor for one"
+                ),
+                _ => anyhow::Error::from(status)
+                    .context(format!("activated, and the receipt is saved, but no proof; {AGAIN}")),
+            })?;
+        replace(file, answer.into_inner().proof.as_bytes(), 0o644)?;
+        let shown = file.display().to_string();
+        print(as_json, &json!({ "proof_file": shown }), || format!("the proof is in {shown}"))?;
+        Ok(())
     }
 
     /// Activates with one nonce, however often it takes, so that it takes one seat.

@@ -138,6 +138,11 @@ impl Server {
 }
 
 impl Connect {
+    /// Connects to the public listener, as nobody in particular.
+    pub(super) async fn public(&self, directory: &Directory) -> anyhow::Result<Channel> {
+        self.server.public(directory).await
+    }
+
     /// Connects to the staff listener, by default with the directory's certificate for a role.
     pub(super) async fn staff(&self, directory: &Directory, role: Role) -> anyhow::Result<Channel> {
         self.staff_as(directory, role.name()).await

@@ -7,7 +7,7 @@
 //! tls/               certificates
 //! data/              log/  vault  head  lock                     (the truth)
 //! ledger/            erasures: what was erased, so that no backup brings it back
-//! views/                                                         (rebuilt when missing)
+//! views/  tiles/                                                 (rebuilt when missing)
 //! client/            the key pair of the command line, as an app has one
 //! run/               listening, ops: the addresses of the running server
 //!                    operator/socket: where it takes the operator's commands
@@ -36,13 +36,14 @@ use crate::policy::{self, Policy};
 use crate::receipt::KeyRing;
 use crate::seal::actor::{ActorKey, ActorSeal};
 use crate::service::store::{SlotCounts, Store};
+use crate::service::transparency;
 use crate::vault::file::{FileVault, Places};
 use crate::vault::master::{KeyFile, MasterKey};
 use crate::vault::{SlotState, Vault as _, VaultError};
 use crate::views::Views;
 
-/// The name that checkpoints of the log are signed with.
-const LOG_NAME: &str = "countersign";
+/// The name that checkpoints of the log are signed with, where `init` is given none.
+pub(super) const LOG_NAME: &str = "countersign";
 /// The master key's name among systemd's credentials.
 const CREDENTIAL: &str = "master.key";
 
@@ -93,7 +94,12 @@ impl Directory {
 
     /// Makes it: keys, development certificates, configuration, policy and an empty log. It is
     /// whole or not there; what exists is never overwritten.
-    pub(super) fn init(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
+    pub(super) fn init(
+        &self,
+        log_name: &str,
+        now: Timestamp,
+        rng: &mut dyn CryptoRng,
+    ) -> anyhow::Result<()> {
         let shown = self.0.display();
         match fs::read_dir(&self.0).map(|mut entries| entries.next().is_none()) {
             Ok(true) => {}
@@ -112,7 +118,7 @@ impl Directory {
         unfinished.push(format!(".{:08x}.unfinished", rng.next_u32()));
         let unfinished = Self(parent.join(unfinished));
         make_directories(parent).with_context(|| format!("{shown} cannot be made"))?;
-        let made = unfinished.make(now, rng).and_then(|()| {
+        let made = unfinished.make(log_name, now, rng).and_then(|()| {
             sync_directories(&unfinished.0)?;
             fs::rename(&unfinished.0, &self.0)?;
             Ok(File::open(parent)?.sync_all()?)
@@ -124,7 +130,7 @@ impl Directory {
         made.with_context(|| format!("{shown} cannot be made"))
     }
 
-    fn make(&self, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
+    fn make(&self, log_name: &str, now: Timestamp, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
         fs::create_dir(&self.0)?;
         for private in ["keys", "data", "ledger", "client"] {
             fs::create_dir(self.join(private))?;
@@ -136,7 +142,7 @@ impl Directory {
 
         let master = MasterKey::generate(rng);
         let receipts = KeyRing::generate(rng);
-        let log_key = LogKey::generate(LOG_NAME, rng);
+        let log_key = LogKey::generate(log_name, rng)?;
         write_new(&self.join("keys/master.key"), master.expose().as_bytes(), 0o600)?;
         write_new(&self.receipt_keys_path(), receipts.to_jwks().as_bytes(), 0o600)?;
         write_new(&self.join("keys/log.key"), log_key.expose().as_bytes(), 0o600)?;
@@ -196,6 +202,11 @@ impl Directory {
     /// Where the head file is.
     pub(super) fn head_path(&self) -> PathBuf {
         self.join("data/head")
+    }
+
+    /// Where the tree's tiles are, and the checkpoint that was published last.
+    pub(super) fn tiles_path(&self) -> PathBuf {
+        self.join("tiles")
     }
 
     /// Where the running server takes the operator's commands. The directory that it is in is this
@@ -265,13 +276,8 @@ impl Directory {
         self.truth(self.lock()?, config, progress)
     }
 
-    fn truth(
-        &self,
-        lock: File,
-        config: &Config,
-        mut progress: impl FnMut(Position, Position),
-    ) -> anyhow::Result<Truth> {
-        let log_key = self.log_key()?;
+    /// Opens log and vault, for one who has the lock. What the log holds is not checked.
+    pub(super) fn log_and_vault(&self, config: &Config) -> anyhow::Result<(SledLog, FileVault)> {
         let log = SledLog::open(&self.join("data/log"), config.storage.log_cache_mib << 20)
             .with_context(|| format!("{} cannot be opened", self.join("data/log").display()))?;
         let places = Places {
@@ -281,11 +287,25 @@ impl Directory {
         };
         let vault = FileVault::open(places, &mut rand::rng())
             .with_context(|| format!("{} cannot be opened", self.join("data/vault").display()))?;
+        Ok((log, vault))
+    }
+
+    fn truth(
+        &self,
+        lock: File,
+        config: &Config,
+        mut progress: impl FnMut(Position, Position),
+    ) -> anyhow::Result<Truth> {
+        let log_key = self.log_key()?;
+        let (log, vault) = self.log_and_vault(config)?;
 
         let mut keyless: Option<KeySlot> = None;
         let counts = SlotCounts::default();
         let end = log.head()?;
-        let tree = head::check(&log, &self.head_path(), &log_key, |header| {
+        let mut known = vec![head::read(&self.head_path(), &log_key)?];
+        // Whoever has seen it will ask for a proof that the log goes on from there.
+        known.extend(transparency::last_published(&self.tiles_path(), &log_key));
+        let tree = head::check(&log, &known, |header| {
             if header.position.0.is_multiple_of(PAGE as u64) {
                 progress(header.position, end);
             }
@@ -362,6 +382,17 @@ impl Directory {
             self.delete_views()?;
             Ok(Views::open(&path, cache_bytes)?)
         })
+    }
+
+    /// Deletes the tiles; the server makes them again.
+    pub(super) fn delete_tiles(&self) -> anyhow::Result<()> {
+        let path = self.tiles_path();
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{} cannot be deleted", path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Deletes the views; the next [`Directory::open`] rebuilds them.

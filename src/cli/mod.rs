@@ -10,6 +10,7 @@ mod export;
 mod failure;
 mod history;
 mod license;
+mod log;
 mod output;
 mod pending;
 mod policy;
@@ -25,6 +26,7 @@ mod stats;
 mod verify;
 mod views;
 mod watched;
+mod witness;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -60,7 +62,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make the directory: keys, development certificates, configuration, policy, an empty log
-    Init,
+    Init {
+        /// The log's name in checkpoints, a URL without https://; it can never be changed
+        #[arg(long, value_name = "NAME", default_value = directory::LOG_NAME)]
+        log_name: String,
+    },
     Serve(serve::Serve),
     Ready(ready::Ready),
     #[command(subcommand)]
@@ -83,6 +89,10 @@ enum Command {
     Receipt(receipt::ReceiptCommand),
     #[command(subcommand)]
     Keys(receipt::KeysCommand),
+    #[command(subcommand)]
+    Log(log::LogCommand),
+    #[command(subcommand)]
+    Witness(witness::WitnessCommand),
     Backup(backup::Backup),
     Restore(restore::Restore),
     Verify(verify::Verify),
@@ -122,8 +132,8 @@ impl Cli {
         let directory = Directory::new(&self.dir);
         let as_json = self.json;
         match self.command {
-            Command::Init => {
-                directory.init(SystemClock.now(), &mut rand::rng())?;
+            Command::Init { log_name } => {
+                directory.init(&log_name, SystemClock.now(), &mut rand::rng())?;
                 let shown = directory.path().display().to_string();
                 print(as_json, &json!({ "directory": shown }), || format!("made {shown}"))?;
                 Ok(())
@@ -142,7 +152,9 @@ impl Cli {
             Command::Stats(command) => block_on(command.run(&directory, as_json)),
             Command::Privacy(command) => block_on(command.run(&directory, as_json)),
             Command::Staff(command) => command.run(&directory, as_json),
-            Command::Receipt(command) => command.run(&directory, as_json),
+            Command::Receipt(command) => block_on(command.run(&directory, as_json)),
+            Command::Log(command) => block_on(command.run(&directory, as_json)),
+            Command::Witness(command) => block_on(command.run(&directory, as_json)),
             Command::Keys(command) => command.run(&directory, as_json),
             Command::Backup(command) => command.run(&directory, as_json),
             Command::Restore(command) => command.run(&directory, as_json),

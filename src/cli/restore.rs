@@ -43,6 +43,7 @@ impl Restore {
             backup::restore(&self.backup, target, |done, end| bar.show(done, end))?;
         // They are of what was there.
         directory.delete_views()?;
+        directory.delete_tiles()?;
         drop((bar, lock));
         print(as_json, &json!({ "records": head.0, "moved_to": moved_to }), || {
             let moved = moved_to.as_ref().map_or_else(String::new, |path| {

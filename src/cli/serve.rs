@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::directory::{Directory, Opened, replace};
+use super::directory::{Directory, LOG_NAME, Opened, replace};
 use super::watched::WatchedFile;
 use crate::backup::{Archived, Follower, Source};
 use crate::config::Config;
@@ -40,6 +40,7 @@ use crate::policy::CurrentPolicy;
 use crate::service::clock::{Clock, SystemClock};
 use crate::service::keeper::Keeper;
 use crate::service::store::Store;
+use crate::service::transparency::{Publication, Publisher, Transparency};
 use crate::service::writer::{self, Parts, WriterError};
 use crate::service::{Service, Settings};
 use crate::telemetry::{self, Format};
@@ -72,7 +73,7 @@ impl Serve {
     /// Serves until a signal.
     pub(super) fn run(self, directory: &Directory) -> anyhow::Result<()> {
         if self.dev && !directory.exists() {
-            directory.init(SystemClock.now(), &mut rand::rng())?;
+            directory.init(LOG_NAME, SystemClock.now(), &mut rand::rng())?;
         }
         let mut config = directory.config()?;
         if self.dev {
@@ -112,9 +113,9 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         queue: config.storage.queue,
         policy: policy.clone(),
     })?;
-    let followers = Followers::spawn(directory, &config, &source)?;
-    let service =
-        Arc::new(Service::new(Arc::clone(&store), writer, Arc::clone(&clock), receipts, settings));
+    let (followers, transparency) = Followers::spawn(directory, &config, &source)?;
+    let service = Service::new(Arc::clone(&store), writer, Arc::clone(&clock), receipts, settings);
+    let service = Arc::new(service.publishing(transparency));
 
     // Before anyone is told that there is a server to be ended.
     let hangup = signal(SignalKind::hangup())?;
@@ -197,24 +198,38 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     Ok(())
 }
 
-/// What follows the log: the head file, and the archive where there is one.
+/// What follows the log: the head file, the tiles, and the archive where there is one.
 struct Followers {
     keeper: Keeper,
+    publisher: Publisher,
     archive: Option<Follower>,
 }
 
 impl Followers {
-    fn spawn(directory: &Directory, config: &Config, source: &Source) -> anyhow::Result<Self> {
+    fn spawn(
+        directory: &Directory,
+        config: &Config,
+        source: &Source,
+    ) -> anyhow::Result<(Self, Transparency)> {
         let (key, tree) = (Arc::clone(&source.key), Arc::clone(&source.tree));
         let keeper = Keeper::spawn(directory.head_path(), key, tree)?;
+        let (publisher, transparency) = Publisher::spawn(Publication {
+            directory: directory.tiles_path(),
+            log: Arc::clone(&source.log),
+            tree: Arc::clone(&source.tree),
+            key: Arc::clone(&source.key),
+            interval: Duration::from_secs(config.transparency.checkpoint_seconds),
+            is_public: config.transparency.public,
+        })?;
         let archive = config.archive.as_ref().map(|archive| directory.join(&archive.directory));
         let archive = archive.map(|path| Follower::spawn(&path, source.clone())).transpose()?;
-        Ok(Self { keeper, archive })
+        Ok((Self { keeper, publisher, archive }, transparency))
     }
 
     /// Has each come to the log's end.
     fn end(self) -> anyhow::Result<()> {
         self.keeper.end()?;
+        self.publisher.end();
         if let Some(archive) = self.archive {
             archive.end();
         }

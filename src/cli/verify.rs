@@ -15,6 +15,7 @@ use crate::domain::Position;
 use crate::log::LogError;
 use crate::log::head::HeadError;
 use crate::service::store::{SlotCounts, Store, StoreError};
+use crate::tlog::replay::Difference;
 use crate::vault::VaultError;
 use crate::views::Views;
 
@@ -33,6 +34,13 @@ pub(super) struct Verify {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Bad(String);
+
+impl Bad {
+    /// What is not as it was.
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
 
 /// What is known of the views.
 enum Found {
@@ -68,18 +76,21 @@ impl Verify {
                 })?;
                 Ok(())
             }
-            Err(error) => {
-                let Some(Finding(position)) = finding(&error) else { return Err(error) };
-                let text = super::message(&error);
-                if as_json {
-                    let position = position.map(|position| position.0);
-                    let value = json!({ "good": false, "position": position, "problem": text });
-                    print(true, &value, String::new)?;
-                }
-                Err(Bad(text).into())
-            }
+            Err(error) => told(error, as_json),
         }
     }
+}
+
+/// The error of a check: that what is stored is bad, which is told to programs as well, or another.
+pub(super) fn told(error: anyhow::Error, as_json: bool) -> anyhow::Result<()> {
+    let Some(Finding(position)) = finding(&error) else { return Err(error) };
+    let text = super::message(&error);
+    if as_json {
+        let position = position.map(|position| position.0);
+        let value = json!({ "good": false, "position": position, "problem": text });
+        print(true, &value, String::new)?;
+    }
+    Err(Bad(text).into())
 }
 
 fn verify_backup(directory: &Directory, path: &Path, bar: &Bar) -> anyhow::Result<Position> {
@@ -176,6 +187,9 @@ fn finding(error: &anyhow::Error) -> Option<Finding> {
     }
     if let Some(error) = error.downcast_ref::<LogError>() {
         return of_log(error);
+    }
+    if let Some(difference) = error.downcast_ref::<Difference>() {
+        return Some(Finding(Some(difference.position())));
     }
     if let Some(error) = error.downcast_ref::<VaultError>() {
         return of_vault(error);

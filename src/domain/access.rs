@@ -18,11 +18,14 @@ pub enum Role {
     Privacy,
     /// Statistics only, which name nobody.
     Analytics,
+    /// The log's checkpoints and proofs only, which hold nothing of a person.
+    Witness,
 }
 
 impl Role {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::Issuer, Self::Support, Self::Privacy, Self::Analytics];
+    pub const ALL: [Self; 5] =
+        [Self::Issuer, Self::Support, Self::Privacy, Self::Analytics, Self::Witness];
 
     /// Its name in certificates, records and exports.
     pub const fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Role {
             Self::Support => "support",
             Self::Privacy => "privacy",
             Self::Analytics => "analytics",
+            Self::Witness => "witness",
         }
     }
 

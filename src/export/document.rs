@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64URL};
 use serde::{Serialize, Serializer};
 
 use crate::domain::{
@@ -43,6 +43,8 @@ pub(super) struct Document {
     pub rights: Vec<Right>,
     pub automated_decisions: AutomatedDecisions,
     pub completeness: Vec<Completeness>,
+    /// `None`: the log's tree was not made when this was.
+    pub log_proofs: Option<LogProofs>,
     pub policy_hash: String,
 }
 
@@ -212,6 +214,27 @@ pub(super) struct Completeness {
     pub in_log: u64,
 }
 
+/// That the person's records are in the log (RFC 6962 §2.1.1). The hashes are base64, as in a
+/// checkpoint.
+#[derive(Serialize)]
+pub(super) struct LogProofs {
+    /// The signed note of the tree that all are in.
+    pub checkpoint: String,
+    /// The key that signed it, as a vkey (C2SP `signed-note`).
+    pub log_key: String,
+    pub records: Vec<LogProof>,
+}
+
+/// That one record is.
+#[derive(Serialize)]
+pub(super) struct LogProof {
+    pub category: Category,
+    pub index: u64,
+    /// The leaf's hash.
+    pub record: String,
+    pub path: Vec<String>,
+}
+
 /// RFC 3339, always with milliseconds, so that the texts sort as the times do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Time(pub Timestamp);
@@ -236,10 +259,50 @@ pub struct Facts<'a> {
     pub waiting: &'a [(domain::Notice, Timestamp)],
     /// How many records the log has of each category.
     pub in_log: &'a BTreeMap<Category, u64>,
+    /// That those events are in the log; `None`: that cannot be shown now.
+    pub proofs: Option<&'a Proofs>,
     /// What holds.
     pub policy: &'a Policy,
     /// The moment that all of this is as of.
     pub now: Timestamp,
+}
+
+/// What shows that records are in the log.
+pub struct Proofs {
+    /// The signed note of the tree that all are in.
+    pub checkpoint: String,
+    /// The public key of the log.
+    pub log_key: String,
+    /// The records, in the order of their positions.
+    pub records: Vec<Proof>,
+}
+
+/// What shows that one record is.
+pub struct Proof {
+    /// What kind of data it is.
+    pub category: Category,
+    /// Where it is.
+    pub index: domain::Position,
+    /// The hash of it.
+    pub record: [u8; 32],
+    /// The path from it to the tree's root.
+    pub path: Vec<[u8; 32]>,
+}
+
+impl From<&Proofs> for LogProofs {
+    fn from(proofs: &Proofs) -> Self {
+        let records = proofs.records.iter().map(|proof| LogProof {
+            category: proof.category,
+            index: proof.index.0,
+            record: BASE64.encode(proof.record),
+            path: proof.path.iter().map(|hash| BASE64.encode(hash)).collect(),
+        });
+        Self {
+            checkpoint: proofs.checkpoint.clone(),
+            log_key: proofs.log_key.clone(),
+            records: records.collect(),
+        }
+    }
 }
 
 /// Puts a document together.
@@ -304,6 +367,7 @@ impl<'a> Builder<'a> {
                 explanation: NO_AUTOMATED_DECISIONS,
             },
             completeness: Vec::new(),
+            log_proofs: facts.proofs.map(LogProofs::from),
             policy_hash: BASE64URL.encode(policy.hash()?),
         };
         Ok(Self {

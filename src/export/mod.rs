@@ -11,7 +11,7 @@ mod document;
 mod html;
 
 pub use bundle::{BundleError, Sign, write};
-pub use document::Facts;
+pub use document::{Facts, Proof, Proofs};
 
 /// The JSON Schema of `data.json`.
 pub const SCHEMA: &str = include_str!("schema.json");

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -17,11 +17,14 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::tiles;
 use crate::metrics::{Listener, Metrics};
 use crate::proto::DESCRIPTORS;
 
 /// What a method that nobody knows is called. That of reflection is one.
 const OTHER: &str = "other";
+/// What the checkpoint and the tiles are called.
+const TREE: &str = "tree";
 /// The code of a call without an answer: its client went away, or its time was over.
 const UNANSWERED: &str = "UNANSWERED";
 
@@ -44,6 +47,9 @@ static METHODS: LazyLock<HashSet<String>> = LazyLock::new(|| {
 });
 
 fn method(path: &str) -> &'static str {
+    if tiles::is_static(path) {
+        return TREE;
+    }
     let known = path.strip_prefix('/').and_then(|name| METHODS.get(name));
     known.map_or(OTHER, String::as_str)
 }
@@ -118,6 +124,14 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
+            if call.method == TREE {
+                call.ended(match answer.status() {
+                    StatusCode::OK => "OK",
+                    StatusCode::SERVICE_UNAVAILABLE => "UNAVAILABLE",
+                    _ => "NOT_FOUND",
+                });
+                return Ok(answer);
+            }
             if let Some(code) = code(answer.headers()) {
                 // All of the answer is in its headers.
                 call.ended(code);

@@ -18,8 +18,10 @@ mod privacy;
 mod roles;
 mod statistics;
 mod status;
+mod tiles;
 pub mod tls;
 mod traffic;
+mod transparency;
 
 use std::future::Future;
 use std::io;
@@ -43,6 +45,7 @@ use crate::proto::v1::license_service_server::{self, LicenseServiceServer};
 use crate::proto::v1::operator_service_server::OperatorServiceServer;
 use crate::proto::v1::privacy_service_server::{self, PrivacyServiceServer};
 use crate::proto::v1::statistics_service_server::{self, StatisticsServiceServer};
+use crate::proto::v1::transparency_service_server::{self, TransparencyServiceServer};
 use crate::service::Service;
 use crate::service::guessing::{GuessLimits, Guesses};
 use acceptor::AcceptLimits;
@@ -138,11 +141,15 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 
 /// What is served on the public listener, and on the staff listener.
 const PUBLIC_SERVICES: &[&str] = &[activation_service_server::SERVICE_NAME];
+/// What is on the public listener as well where the vendor wants everybody to see the log's tree.
+const PUBLIC_SERVICES_WITH_TREE: &[&str] =
+    &[activation_service_server::SERVICE_NAME, transparency_service_server::SERVICE_NAME];
 const STAFF_SERVICES: &[&str] = &[
     license_service_server::SERVICE_NAME,
     history_service_server::SERVICE_NAME,
     privacy_service_server::SERVICE_NAME,
     statistics_service_server::SERVICE_NAME,
+    transparency_service_server::SERVICE_NAME,
 ];
 
 /// Serves apps until `shutdown`, then answers what is under way.
@@ -163,13 +170,21 @@ pub async fn serve_public(
     };
     let activation =
         ActivationServiceServer::new(handler).max_decoding_message_size(limits.message_bytes);
+    let tree = service.shows_tree_to_apps().then(|| Arc::clone(&service));
+    let transparency = tree.clone().map(|service| {
+        TransparencyServiceServer::new(transparency::TransparencyHandler(service))
+            .max_decoding_message_size(limits.message_bytes)
+    });
+    let services = if tree.is_some() { PUBLIC_SERVICES_WITH_TREE } else { PUBLIC_SERVICES };
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(limits.message_bytes);
-    let readiness = Health::serving(reporter, PUBLIC_SERVICES).await;
+    let readiness = Health::serving(reporter, services).await;
     let connections = counted(connections(listener, tls, limits), Listener::Public, &metrics);
     transport(limits)
         .layer(Measure { listener: Listener::Public, metrics })
+        .layer(tiles::Tiles(tree))
         .add_service(activation)
+        .add_optional_service(transparency)
         .add_service(health)
         .serve_with_incoming_shutdown(connections, readiness.until(service, shutdown))
         .await
@@ -193,6 +208,9 @@ pub async fn serve_staff(
             .max_decoding_message_size(limits.message_bytes);
     let privacy = PrivacyServiceServer::new(privacy::PrivacyHandler(Arc::clone(&service)))
         .max_decoding_message_size(limits.message_bytes);
+    let transparency =
+        TransparencyServiceServer::new(transparency::TransparencyHandler(Arc::clone(&service)))
+            .max_decoding_message_size(limits.message_bytes);
     let (reporter, health) = tonic_health::server::health_reporter();
     let health = health.max_decoding_message_size(limits.message_bytes);
     let readiness = Health::serving(reporter, STAFF_SERVICES).await;
@@ -207,10 +225,12 @@ pub async fn serve_staff(
     transport(limits)
         .layer(Measure { listener: Listener::Staff, metrics })
         .layer(authorise::Authorise)
+        .layer(tiles::Tiles(Some(Arc::clone(&service))))
         .add_service(license)
         .add_service(history)
         .add_service(privacy)
         .add_service(statistics)
+        .add_service(transparency)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         // Some clients of today still ask by the older name.

@@ -2,6 +2,7 @@
 
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
+use super::tiles;
 use crate::domain::{Actor, Role};
 use crate::service::Staff;
 
@@ -46,6 +47,9 @@ fn from_uri(uri: &str) -> Option<Staff> {
 
 /// Whether a role may call the method at this path. What is not named here nobody may call.
 pub(super) fn may_call(role: Role, path: &str) -> bool {
+    if tiles::is_static(path) {
+        return true;
+    }
     let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/'))
     else {
         return false;
@@ -85,6 +89,10 @@ pub(super) fn may_call(role: Role, path: &str) -> bool {
         ) => &[Role::Privacy],
         ("countersign.v1.StatisticsService", "GetStatistics") => &[Role::Analytics],
         (
+            "countersign.v1.TransparencyService",
+            "GetCheckpoint" | "GetInclusionProof" | "GetConsistencyProof",
+        )
+        | (
             "grpc.health.v1.Health"
             | "grpc.reflection.v1.ServerReflection"
             | "grpc.reflection.v1alpha.ServerReflection",

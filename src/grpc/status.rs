@@ -47,6 +47,20 @@ pub(super) fn status(error: &ServiceError) -> Status {
             let text = "the export stopped before its end; ask for it again";
             Status::with_error_details(Code::Internal, text, details)
         }
+        ServiceError::TreeBehind => unavailable("TREE_BEHIND", text, RETRY_OVERLOADED),
+        ServiceError::NotInLog => {
+            tracing::error!("a receipt that was signed here has no record in the log");
+            let details = info("RECORD_NOT_FOUND", HashMap::new());
+            Status::with_error_details(Code::NotFound, text, details)
+        }
+        ServiceError::SizeAhead(_) => {
+            let details = info("SIZE_AHEAD", HashMap::new());
+            Status::with_error_details(Code::FailedPrecondition, text, details)
+        }
+        ServiceError::Tiles(error) => {
+            tracing::error!("a proof could not be made: {error}");
+            unavailable("TREE_BEHIND", ServiceError::TreeBehind.to_string(), RETRY_STOPPED)
+        }
         // What is wrong with the disk is for the operator, who has it in the log.
         ServiceError::Store(error) => {
             tracing::error!("a call could not be answered: {error}");

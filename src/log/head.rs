@@ -13,32 +13,17 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ed25519_dalek::{Signature, Signer as _, SigningKey};
 use rand::CryptoRng;
-use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::note::{Algorithm, KeyError, Note, SignerKey, VerifierKey};
 use super::record::{self, Header};
 use super::tree::{CompactRange, Root};
 use super::{Log, LogError, scan};
-use crate::domain::Position;
-
-/// Ed25519 in a signed note's key.
-const ALGORITHM: u8 = 1;
-const PRIVATE_KEY_PREFIX: &str = "PRIVATE+KEY";
+use crate::domain::{Position, Timestamp};
 
 /// The key that checkpoints are signed with, and the name of the log, which is the key's name.
-pub struct LogKey {
-    name: String,
-    key: SigningKey,
-}
-
-/// Why a log key is not one. Holds nothing of the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "is not a log key: expected PRIVATE+KEY+<name>+<hash>+<key> on one line; put it back from its copy"
-)]
-pub struct LogKeyError;
+pub struct LogKey(SignerKey);
 
 /// What a checkpoint states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,86 +69,63 @@ pub enum HeadError {
     Log(#[from] LogError),
 }
 
+impl Checkpoint {
+    /// The checkpoint in a note that this log's key signed, whoever signed it as well. `None`: it is
+    /// no checkpoint (tlog-checkpoint, "Note text"), or of another log, or changed.
+    pub fn verify(note: &str, key: &VerifierKey) -> Option<Self> {
+        let note = Note::parse(note)?;
+        note.verify(key).filter(|_| key.algorithm() == Algorithm::Ed25519)?;
+        let mut lines = note.text().lines();
+        let is_of_log = lines.next()? == key.name();
+        let size = decimal(lines.next()?)?;
+        let root = BASE64.decode(lines.next()?).ok()?.try_into().ok()?;
+        // The lines after them nobody here writes, and none may be empty.
+        (is_of_log && lines.all(|line| !line.is_empty()))
+            .then_some(Self { size: Position(size), root })
+    }
+
+    /// The text that is signed, for the log of that name.
+    pub fn text(&self, origin: &str) -> String {
+        format!("{origin}\n{}\n{}\n", self.size, BASE64.encode(self.root))
+    }
+}
+
+/// A number as these formats write it: without a sign or zeroes before it.
+pub fn decimal(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
 impl LogKey {
-    /// A fresh key for a log of that name: no spaces, no `+`.
-    pub fn generate(name: &str, rng: &mut dyn CryptoRng) -> Self {
-        let mut seed = Zeroizing::new([0; 32]);
-        rng.fill_bytes(seed.as_mut());
-        Self { name: name.to_owned(), key: SigningKey::from_bytes(&seed) }
+    /// A fresh key for a log of that name: 1 to 255 bytes, no spaces, no `+`.
+    pub fn generate(name: &str, rng: &mut dyn CryptoRng) -> Result<Self, KeyError> {
+        SignerKey::generate(name, Algorithm::Ed25519, rng).map(Self)
     }
 
     /// Reads the form that [`LogKey::expose`] writes.
-    pub fn parse(text: &str) -> Result<Self, LogKeyError> {
-        let parts: Vec<&str> = text.trim().splitn(5, '+').collect();
-        let [private, key, name, _hash, encoded] = parts[..] else { return Err(LogKeyError) };
-        if [private, key].join("+") != PRIVATE_KEY_PREFIX || name.is_empty() {
-            return Err(LogKeyError);
-        }
-        let bytes = Zeroizing::new(BASE64.decode(encoded).map_err(|_| LogKeyError)?);
-        let seed = match bytes.split_first() {
-            Some((&ALGORITHM, seed)) => seed.try_into().map_err(|_| LogKeyError)?,
-            _ => return Err(LogKeyError),
-        };
-        let key = Self { name: name.to_owned(), key: SigningKey::from_bytes(seed) };
-        if *key.expose() == text.trim() { Ok(key) } else { Err(LogKeyError) }
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        SignerKey::parse(text, Algorithm::Ed25519).map(Self)
     }
 
-    /// The key as text, in the form of Go's `note` package:
-    /// `PRIVATE+KEY+<name>+<hash>+<base64 of 1 and the seed>`.
+    /// The key as text.
     pub fn expose(&self) -> Zeroizing<String> {
-        let mut bytes = Zeroizing::new([ALGORITHM; 33]);
-        bytes[1..].copy_from_slice(self.key.as_bytes());
-        let hash = u32::from_be_bytes(self.hash());
-        let encoded = Zeroizing::new(BASE64.encode(bytes.as_ref()));
-        Zeroizing::new(format!("{PRIVATE_KEY_PREFIX}+{}+{hash:08x}+{}", self.name, *encoded))
+        self.0.expose()
     }
 
-    fn hash(&self) -> [u8; 4] {
-        let digest = Sha256::new_with_prefix(&self.name)
-            .chain_update([b'\n', ALGORITHM])
-            .chain_update(self.key.verifying_key())
-            .finalize();
-        [digest[0], digest[1], digest[2], digest[3]]
+    /// What verifies its checkpoints.
+    pub fn public(&self) -> &VerifierKey {
+        self.0.public()
     }
 
     /// The signed note of a checkpoint.
     pub fn sign(&self, checkpoint: &Checkpoint) -> String {
-        let (name, size) = (&self.name, checkpoint.size);
-        let body = format!("{name}\n{size}\n{}\n", BASE64.encode(checkpoint.root));
-        let mut signature = self.hash().to_vec();
-        signature.extend_from_slice(&self.key.sign(body.as_bytes()).to_bytes());
-        format!("{body}\n\u{2014} {name} {}\n", BASE64.encode(signature))
+        let text = checkpoint.text(self.public().name());
+        format!("{text}\n{}", self.0.sign(&text, Timestamp::EPOCH))
     }
 
     /// The checkpoint in a note that this key signed.
     pub fn verify(&self, note: &str) -> Result<Checkpoint, HeadError> {
-        let checkpoint = self.parse_note(note).ok_or(HeadError::Invalid)?;
-        Ok(checkpoint)
-    }
-
-    fn parse_note(&self, note: &str) -> Option<Checkpoint> {
-        let (body, signatures) = note.split_once("\n\n")?;
-        let body = format!("{body}\n");
-        let prefix = format!("\u{2014} {} ", self.name);
-        let signed = signatures.lines().filter_map(|line| line.strip_prefix(&prefix)).any(|line| {
-            BASE64.decode(line).ok().is_some_and(|bytes| match bytes.split_at_checked(4) {
-                Some((hash, signature)) => {
-                    hash == self.hash()
-                        && Signature::from_slice(signature).is_ok_and(|signature| {
-                            self.key
-                                .verifying_key()
-                                .verify_strict(body.as_bytes(), &signature)
-                                .is_ok()
-                        })
-                }
-                None => false,
-            })
-        });
-        let mut lines = body.lines();
-        let is_ours = signed && lines.next()? == self.name;
-        let size = Position(lines.next()?.parse().ok()?);
-        let root = BASE64.decode(lines.next()?).ok()?.try_into().ok()?;
-        is_ours.then_some(Checkpoint { size, root })
+        Checkpoint::verify(note, self.public()).ok_or(HeadError::Invalid)
     }
 }
 
@@ -178,35 +140,47 @@ pub fn write(path: &Path, key: &LogKey, checkpoint: &Checkpoint) -> Result<(), H
     Ok(File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?)
 }
 
-/// Reads every record of the log, checks its checksum and its place, and that the log is the one the
-/// head file knows or a continuation of it. `each` sees every header.
-pub fn check(
-    log: &dyn Log,
-    path: &Path,
-    key: &LogKey,
-    mut each: impl FnMut(&Header),
-) -> Result<CompactRange, HeadError> {
+/// The checkpoint in the head file.
+pub fn read(path: &Path, key: &LogKey) -> Result<Checkpoint, HeadError> {
     let note = fs::read(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => HeadError::Missing(path.to_owned()),
         _ => error.into(),
     })?;
-    let known = key.verify(str::from_utf8(&note).map_err(|_| HeadError::Invalid)?)?;
+    key.verify(str::from_utf8(&note).map_err(|_| HeadError::Invalid)?)
+}
+
+/// Reads every record of the log, checks its checksum and its place, and that the log is the one that
+/// all these checkpoints are of, or a continuation of it. `each` sees every header.
+pub fn check(
+    log: &dyn Log,
+    known: &[Checkpoint],
+    mut each: impl FnMut(&Header),
+) -> Result<CompactRange, HeadError> {
     let mut range = CompactRange::default();
-    let mut matches = known.root == range.root() && known.size == Position::ZERO;
+    let mut known = known.to_vec();
+    known.sort_by_key(|known| known.size);
+    let mut known = known.into_iter().peekable();
+    let mut compare = |range: &CompactRange| {
+        while let Some(known) = known.next_if(|known| known.size == range.size()) {
+            if known.root != range.root() {
+                return Err(HeadError::Changed(known.size));
+            }
+        }
+        Ok(known.peek().map(|known| known.size))
+    };
+    compare(&range)?;
     let head = scan(log, Position::ZERO, |position, bytes| {
         let (header, _) =
             record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
         range.push(record::hash(bytes));
-        if range.size() == known.size {
-            matches = range.root() == known.root;
-        }
+        compare(&range)?;
         each(&header);
         Ok::<_, HeadError>(())
     })?;
-    if head < known.size {
-        return Err(HeadError::Lost { head, expected: known.size });
+    match compare(&range)? {
+        Some(expected) => Err(HeadError::Lost { head, expected }),
+        None => Ok(range),
     }
-    if matches { Ok(range) } else { Err(HeadError::Changed(known.size)) }
 }
 
 #[cfg(test)]
@@ -246,15 +220,6 @@ mod tests {
     }
 
     #[test]
-    fn a_key_reads_back_as_the_form_gos_note_package_writes() {
-        let key = LogKey::parse(EXAMPLE_KEY).unwrap();
-        assert_eq!(*key.expose(), EXAMPLE_KEY);
-        for text in ["", "PRIVATE+KEY+a+b", &EXAMPLE_KEY.replace("c74f", "c74e"), "x+y+a+b+c"] {
-            assert_eq!(LogKey::parse(text).err(), Some(LogKeyError), "{text}");
-        }
-    }
-
-    #[test]
     fn a_head_file_reads_back_and_each_changed_byte_is_found() {
         let key = LogKey::parse(EXAMPLE_KEY).unwrap();
         let stated = checkpoint(&records(5));
@@ -272,10 +237,10 @@ mod tests {
     fn a_log_that_lost_or_changed_records_is_refused() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("head");
-        let key = LogKey::generate("test", &mut rand::rng());
+        let key = LogKey::generate("test", &mut rand::rng()).unwrap();
         let ten = records(10);
         write(&path, &key, &checkpoint(&ten[..7])).unwrap();
-        let check = |records: &[Vec<u8>]| check(&log(records), &path, &key, |_| ());
+        let check = |records: &[Vec<u8>]| check(&log(records), &[read(&path, &key)?], |_| ());
 
         for continued in 7..=10 {
             assert_eq!(check(&ten[..continued]).unwrap().size(), Position(continued as u64));
@@ -300,13 +265,14 @@ mod tests {
     fn another_logs_head_file_is_refused() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("head");
-        let [ours, theirs] = ["a", "a"].map(|name| LogKey::generate(name, &mut rand::rng()));
+        let [ours, theirs] =
+            ["a", "a"].map(|name| LogKey::generate(name, &mut rand::rng()).unwrap());
         write(&path, &theirs, &checkpoint(&[])).unwrap();
-        assert!(matches!(check(&log(&[]), &path, &ours, |_| ()), Err(HeadError::Invalid)));
+        assert!(matches!(read(&path, &ours), Err(HeadError::Invalid)));
         fs::write(&path, [0xFF; 100]).unwrap();
-        assert!(matches!(check(&log(&[]), &path, &ours, |_| ()), Err(HeadError::Invalid)));
+        assert!(matches!(read(&path, &ours), Err(HeadError::Invalid)));
         fs::remove_file(&path).unwrap();
-        let missing = check(&log(&[]), &path, &ours, |_| ());
+        let missing = read(&path, &ours);
         assert!(matches!(missing, Err(HeadError::Missing(missing)) if missing == path));
     }
 }

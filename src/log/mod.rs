@@ -10,6 +10,7 @@ pub mod durability;
 pub mod head;
 pub mod memory;
 pub mod metered;
+pub mod note;
 pub mod record;
 pub mod sled;
 mod tail;

@@ -57,12 +57,13 @@ impl CompactRange {
     }
 }
 
-fn parent(left: &Root, right: &Root) -> Root {
+/// The root over two subtrees: `SHA-256(0x01 || left || right)`.
+pub fn parent(left: &Root, right: &Root) -> Root {
     Sha256::new_with_prefix([1]).chain_update(left).chain_update(right).finalize().into()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::log::record;
 
@@ -96,22 +97,8 @@ mod tests {
 
     #[test]
     fn a_published_root_comes_out() {
-        // Certificate Transparency's reference tree of eight leaves.
-        let leaves: [&[u8]; 8] = [
-            b"",
-            &[0x00],
-            &[0x10],
-            &[0x20, 0x21],
-            &[0x30, 0x31],
-            &[0x40, 0x41, 0x42, 0x43],
-            &[0x50, 0x51, 0x52, 0x53, 0x54, 0x55, 0x56, 0x57],
-            &[
-                0x60, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d,
-                0x6e, 0x6f,
-            ],
-        ];
         let mut range = CompactRange::default();
-        for leaf in leaves {
+        for leaf in REFERENCE_LEAVES {
             range.push(record::hash(leaf));
         }
         let root = range.root();
@@ -119,6 +106,21 @@ mod tests {
         assert_eq!(u128::from_be_bytes(high.try_into().unwrap()), PUBLISHED.0);
         assert_eq!(u128::from_be_bytes(low.try_into().unwrap()), PUBLISHED.1);
     }
+
+    /// Certificate Transparency's reference tree of eight leaves.
+    pub(crate) const REFERENCE_LEAVES: [&[u8]; 8] = [
+        b"",
+        &[0x00],
+        &[0x10],
+        &[0x20, 0x21],
+        &[0x30, 0x31],
+        &[0x40, 0x41, 0x42, 0x43],
+        &[0x50, 0x51, 0x52, 0x53, 0x54, 0x55, 0x56, 0x57],
+        &[
+            0x60, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d,
+            0x6e, 0x6f,
+        ],
+    ];
 
     const PUBLISHED: (u128, u128) =
         (0x5DC9_DA79_A706_59A9_AD55_9CB7_01DE_D9A2, 0xAB9D_823A_AD2F_4960_CFE3_70EF_F460_4328);

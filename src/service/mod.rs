@@ -14,6 +14,7 @@ pub mod privacy;
 pub mod requests;
 pub mod statistics;
 pub mod store;
+pub mod transparency;
 pub mod writer;
 
 use std::collections::{HashMap, HashSet};
@@ -23,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::domain::{
-    Access, Actor, Category, Email, LicenseId, LicenseKey, Operation, Product, Purpose,
+    Access, Actor, Category, Email, LicenseId, LicenseKey, Operation, Position, Product, Purpose,
     RecipientName, RecordedActor, Rejection, Role, SubjectCommand, SubjectId,
 };
 use crate::export::BundleError;
@@ -31,10 +32,12 @@ use crate::log::LogError;
 use crate::policy::CurrentPolicy;
 use crate::receipt::{KeyRing, PublicKeys, ReceiptError};
 use crate::seal::actor::ActorSeal;
+use crate::tlog::tiles::TilesError;
 use crate::vault::VaultError;
 use crate::views::ViewsError;
 use clock::Clock;
 use store::{Store, StoreError};
+use transparency::Transparency;
 use writer::{Granted, NoAnswer, Request, WriterHandle};
 
 /// What all calls share.
@@ -48,6 +51,8 @@ pub struct Service {
     codes: requests::Codes,
     /// Wakes who tells recipients.
     notices_created: Notify,
+    /// `None`: nothing is published.
+    transparency: Option<Arc<Transparency>>,
 }
 
 /// What the vendor decides.
@@ -100,6 +105,24 @@ pub enum ServiceError {
     /// What is stored cannot be read. For the operator's log, not for the client.
     #[error(transparent)]
     Store(StoreError),
+    /// The same of the tiles, which are made again.
+    #[error(transparent)]
+    Tiles(#[from] TilesError),
+    /// The tree is not made as far as is asked for.
+    #[error("the tree of the log is not made yet; call again")]
+    TreeBehind,
+    /// The log does not have what this server once signed for.
+    #[error(
+        "the log has no record of this receipt's activation, though this server signed it: the record \
+         was changed or dropped; keep the receipt and any proof of it"
+    )]
+    NotInLog,
+    /// The log never had so many records, or has lost some.
+    #[error(
+        "the log has {0} records, fewer than that; the checkpoint is of another history, or records \
+         are lost"
+    )]
+    SizeAhead(Position),
 }
 
 impl From<StoreError> for ServiceError {
@@ -151,7 +174,24 @@ impl Service {
         let receipt_keys = receipts.public();
         let codes = requests::Codes::default();
         let notices_created = Notify::new();
-        Self { store, writer, clock, receipts, receipt_keys, settings, codes, notices_created }
+        let transparency = None;
+        Self {
+            store,
+            writer,
+            clock,
+            receipts,
+            receipt_keys,
+            settings,
+            codes,
+            notices_created,
+            transparency,
+        }
+    }
+
+    /// The same, with the log's tree published.
+    #[must_use]
+    pub fn publishing(self, transparency: Transparency) -> Self {
+        Self { transparency: Some(Arc::new(transparency)), ..self }
     }
 
     /// What is recorded of a call by staff. The name is sealed apart.

@@ -19,6 +19,7 @@ impl Service {
         let store = &self.store;
         // The views are asked first: the log does not wait for the answer.
         let taken_in = store.views.checkpoint()?.next;
+        let published = self.published();
         let head = store.log.head()?;
         Ok(Reading {
             writable: !self.writer.has_stopped(),
@@ -26,6 +27,7 @@ impl Service {
             queue_limit: self.writer.limit() as u64,
             log_head: head.0,
             view_lag: head.0.saturating_sub(taken_in.0),
+            checkpoint_lag: head.0.saturating_sub(published.0),
             vault_slots: store.vault.slots_used().into(),
             epoch: store.vault.epoch().into(),
             pending_erasures: store.views.pending_erasures()?.len() as u64,

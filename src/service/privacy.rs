@@ -21,8 +21,8 @@ use super::writer::Request;
 use super::{Service, ServiceError, Staff, reading};
 use crate::domain::{
     Authority, By, Category, Email, ErasureId, ErasureReason, Event, Notice, Operation, PersonName,
-    Purpose, RecipientName, Rejection, RequestId, RequestKind, RestrictionKind, SubjectCommand,
-    SubjectId, Timestamp,
+    Position, Purpose, RecipientName, Rejection, RequestId, RequestKind, RestrictionKind,
+    SubjectCommand, SubjectId, Timestamp,
 };
 use crate::export::{self, Facts};
 use crate::log::codec;
@@ -110,6 +110,8 @@ struct ExpiredPage {
 #[derive(Default)]
 struct Held {
     events: Vec<Event>,
+    /// Where they are.
+    positions: Vec<Position>,
     /// What recipients are still to be told.
     waiting: Vec<(Notice, Timestamp)>,
     /// How many records the log has under the person's keys.
@@ -254,11 +256,13 @@ impl Service {
             StoreError::Erased(_) => Rejection::SubjectNotFound.into(),
             error => ServiceError::from(error),
         });
-        let Held { events, waiting, in_log } = held?;
+        let Held { events, positions, waiting, in_log } = held?;
+        let proofs = self.prove_all(&positions)?;
         let facts = Facts {
             events: &events,
             waiting: &waiting,
             in_log: &in_log,
+            proofs: proofs.as_ref(),
             policy,
             now: self.clock.now(),
         };
@@ -290,7 +294,7 @@ impl Service {
             *held.in_log.entry(category).or_default() += u64::from(self.store.counts.get(slot));
         }
         let events = self.store.events(positions(&self.store, subject)?)?;
-        held.events = events.into_iter().map(|(_, event)| event).collect();
+        (held.positions, held.events) = events.into_iter().unzip();
         for NoticeDetails { notice, created_at, .. } in self.waiting_notices()? {
             if notice.subject == subject {
                 let slot = self.store.vault.find(&KeyName::Notice(notice.id));

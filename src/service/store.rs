@@ -107,10 +107,18 @@ impl Store {
 
     /// What of the record at a position is not sealed.
     pub(super) fn header(&self, position: Position) -> Result<Header, LogError> {
+        self.header_and_hash(position).map(|(header, _)| header)
+    }
+
+    /// The same, and the record's hash.
+    pub(super) fn header_and_hash(
+        &self,
+        position: Position,
+    ) -> Result<(Header, RecordHash), LogError> {
         let bytes = self.record(position)?;
         let (header, _) =
             record::decode(&bytes, position).map_err(|error| LogError::Damaged(position, error))?;
-        Ok(header)
+        Ok((header, record::hash(&bytes)))
     }
 
     /// Whether the key of the record at a position was destroyed.
@@ -236,7 +244,7 @@ impl Store {
 }
 
 /// Opens records, and keeps the data keys of those it just opened: neighbours often share one.
-struct Reader<'a> {
+pub struct Reader<'a> {
     vault: &'a dyn Vault,
     keys: HashMap<KeySlot, DataKey>,
 }
@@ -245,12 +253,13 @@ struct Reader<'a> {
 const KEYS_KEPT: usize = 4096;
 
 impl<'a> Reader<'a> {
-    fn new(vault: &'a dyn Vault) -> Self {
+    /// One that opens with these keys.
+    pub fn new(vault: &'a dyn Vault) -> Self {
         Self { vault, keys: HashMap::new() }
     }
 
     /// The event in a record; `None`: it was erased.
-    fn read(&mut self, position: Position, bytes: &[u8]) -> Result<Option<Event>, StoreError> {
+    pub fn read(&mut self, position: Position, bytes: &[u8]) -> Result<Option<Event>, StoreError> {
         let (header, sealed) =
             record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
         if self.keys.len() >= KEYS_KEPT {

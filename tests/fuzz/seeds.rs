@@ -142,7 +142,8 @@ fn keys(seeds: &Seeds, rng: &mut StdRng) {
     ring.rotate(rng);
     seeds.write("keys", "ring", ring.to_jwks().as_bytes());
     seeds.write("keys", "public", ring.public().to_jwks().as_bytes());
-    seeds.write("keys", "log", LogKey::generate("example.com/log", rng).expose().as_bytes());
+    let log_key = LogKey::generate("example.com/log", rng).unwrap();
+    seeds.write("keys", "log", log_key.expose().as_bytes());
     seeds.write("keys", "master", MasterKey::generate(rng).expose().as_bytes());
     let actors = [ActorKey::generate(rng), ActorKey::generate(rng)];
     seeds.write("keys", "actor", actors[0].expose().as_bytes());

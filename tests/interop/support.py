@@ -15,9 +15,9 @@ from grpc_status import rpc_status
 
 from countersign.v1 import activation_pb2, activation_pb2_grpc, history_pb2_grpc
 from countersign.v1 import license_pb2, license_pb2_grpc, privacy_pb2, privacy_pb2_grpc
-from countersign.v1 import statistics_pb2_grpc
+from countersign.v1 import statistics_pb2_grpc, transparency_pb2_grpc
 
-ROLES = ("issuer", "support", "privacy", "analytics")
+ROLES = ("issuer", "support", "privacy", "analytics", "witness")
 EMAIL = "ada@example.com"
 STUBS = (
     activation_pb2_grpc.ActivationServiceStub,
@@ -25,6 +25,7 @@ STUBS = (
     history_pb2_grpc.HistoryServiceStub,
     privacy_pb2_grpc.PrivacyServiceStub,
     statistics_pb2_grpc.StatisticsServiceStub,
+    transparency_pb2_grpc.TransparencyServiceStub,
 )
 # A server that hangs fails its test, and does not hang it.
 DEADLINE_SECONDS = 30

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from countersign.v1 import access_pb2, activation_pb2, history_pb2, license_pb2, privacy_pb2
-from countersign.v1 import statistics_pb2
+from countersign.v1 import statistics_pb2, transparency_pb2
 from support import EMAIL, ROLES, activation, refusal
 from verifiers import pyjwt
 
@@ -48,10 +48,13 @@ MAY_CALL = {
     "ListNotices": {"privacy"},
     "SettleNotice": {"privacy"},
     "GetStatistics": {"analytics"},
+    "GetCheckpoint": set(ROLES),
+    "GetInclusionProof": set(ROLES),
+    "GetConsistencyProof": set(ROLES),
 }
 PATHS = {
     method.name: f"/{service.full_name}/{method.name}"
-    for file in (license_pb2, history_pb2, privacy_pb2, statistics_pb2)
+    for file in (license_pb2, history_pb2, privacy_pb2, statistics_pb2, transparency_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -78,6 +81,11 @@ def requests(server):
         "GetHistory": history_pb2.GetHistoryRequest(**key, purpose=PURPOSE),
         "ListActivations": history_pb2.ListActivationsRequest(**key, purpose=PURPOSE),
         "ExportSubject": privacy_pb2.ExportSubjectRequest(email=EMAIL, purpose=ACCESS),
+        "GetCheckpoint": transparency_pb2.GetCheckpointRequest(fresh=True),
+        "GetInclusionProof": transparency_pb2.GetInclusionProofRequest(
+            receipt=server.activate(activation(license))
+        ),
+        "GetConsistencyProof": transparency_pb2.GetConsistencyProofRequest(size=1),
     } | privacy_requests(server)
 
 

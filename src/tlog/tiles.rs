@@ -1,0 +1,453 @@
+//! The tree in tiles, as files: at each level every 256 hashes are one (C2SP `tlog-tiles`).
+//!
+//! A view of the log: whatever is wrong with it, it is made again. A file has the name of its full
+//! tile and grows with it; of a partial tile it is the beginning. Nothing is synced: what a power cut
+//! takes is found when the tiles are opened, because their root is compared with the log's.
+//!
+//! Format: <https://c2sp.org/tlog-tiles>, "Merkle Tree".
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::proof::Nodes;
+use crate::domain::Position;
+use crate::log::record::RecordHash;
+use crate::log::tree::{CompactRange, Root};
+
+/// How many levels of the tree a tile spans, and so how many hashes a full one has.
+const HEIGHT: u32 = 8;
+const WIDTH: usize = 1 << HEIGHT;
+const HASH_BYTES: usize = 32;
+/// The highest level that a tile's path may name.
+const TOP: u32 = 63;
+
+/// The tiles cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TilesError {
+    /// The disk.
+    #[error("the tiles in {} cannot be read or written: {error}; check the disk", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// A hash is missing that must be there.
+    #[error("the tile {} is damaged; remove the directory, and it is made again", .0.display())]
+    Damaged(PathBuf),
+    /// What follows from them is not what the checkpoint says.
+    #[error("the tiles are not those of the log's tree; they are made again")]
+    Untrue,
+}
+
+/// A tile, by its place in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tile {
+    level: u32,
+    index: u64,
+    /// How many hashes; less than 256 where it is partial.
+    width: usize,
+}
+
+impl Tile {
+    /// The tile that the path after `tile/` names, as 1/x001/234 or 0/001.p/17; `None`: none.
+    pub fn parse(path: &str) -> Option<Self> {
+        let (path, width) = match path.split_once(".p/") {
+            Some((path, width)) => (path, number(width).filter(|width| *width < WIDTH as u64)?),
+            None => (path, WIDTH as u64),
+        };
+        let (level, index) = path.split_once('/')?;
+        let level = u32::try_from(number(level)?).ok().filter(|level| *level <= TOP)?;
+        let parts: Vec<&str> = index.split('/').collect();
+        let (last, before) = parts.split_last()?;
+        let mut index = 0u64;
+        let elements = before.iter().map(|part| part.strip_prefix('x')).chain([Some(*last)]);
+        for element in elements {
+            let element = element.filter(|e| e.len() == 3 && e.bytes().all(|b| b.is_ascii_digit()));
+            index = index.checked_mul(1000)?.checked_add(element?.parse().ok()?)?;
+        }
+        let width = usize::try_from(width).ok().filter(|width| (1..=WIDTH).contains(width))?;
+        let tile = Self { level, index, width };
+        // One path a tile: there are no more elements than the index needs.
+        (tile.to_path() == path).then_some(tile)
+    }
+
+    /// The path of its file.
+    fn to_path(self) -> String {
+        let mut index = self.index;
+        let mut path = format!("{:03}", index % 1000);
+        while index >= 1000 {
+            index /= 1000;
+            path = format!("x{:03}/{path}", index % 1000);
+        }
+        format!("{}/{path}", self.level)
+    }
+
+    /// Whether a tree of that size has all of its hashes.
+    pub fn is_of(self, size: Position) -> bool {
+        let there = size.0.checked_shr(self.level * HEIGHT).unwrap_or(0);
+        let end = self
+            .index
+            .checked_mul(WIDTH as u64)
+            .and_then(|start| start.checked_add(self.width as u64));
+        end.is_some_and(|end| end <= there)
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    crate::log::head::decimal(text)
+}
+
+/// The tiles of a directory, to read.
+#[derive(Debug, Clone)]
+pub struct TileDirectory(PathBuf);
+
+impl TileDirectory {
+    /// The tiles at a path, whatever is there.
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    fn path(&self, tile: Tile) -> PathBuf {
+        self.0.join("tile").join(tile.to_path())
+    }
+
+    /// A tile's bytes. Only those that the tree at hand has all of may be asked for.
+    pub fn read(&self, tile: Tile) -> Result<Vec<u8>, TilesError> {
+        let path = self.path(tile);
+        let mut bytes = vec![0; tile.width * HASH_BYTES];
+        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, 0));
+        match read {
+            Ok(()) => Ok(bytes),
+            Err(error) if is_missing(&error) => Err(TilesError::Damaged(path)),
+            Err(error) => Err(TilesError::Io { path, error }),
+        }
+    }
+
+    /// The first hashes of a level's tile, as many as there are.
+    fn beginning(&self, level: u32, index: u64) -> Result<Vec<Root>, TilesError> {
+        let path = self.path(Tile { level, index, width: WIDTH });
+        match fs::read(&path) {
+            Ok(mut bytes) => {
+                bytes.truncate(WIDTH * HASH_BYTES);
+                Ok(bytes.as_chunks::<HASH_BYTES>().0.to_vec())
+            }
+            Err(error) if is_missing(&error) => Ok(Vec::new()),
+            Err(error) => Err(TilesError::Io { path, error }),
+        }
+    }
+
+    /// Every leaf in order, to the end of what is there.
+    pub fn leaves(&self) -> Leaves<'_> {
+        Leaves { tiles: self, next: Some(0), page: Vec::new().into_iter() }
+    }
+
+    /// The position of a record, by its hash; all of the tree is looked through.
+    pub fn find(&self, hash: &RecordHash, size: Position) -> Result<Option<Position>, TilesError> {
+        for index in 0..size.0.div_ceil(WIDTH as u64) {
+            let hashes = self.beginning(0, index)?;
+            if let Some(place) = hashes.iter().position(|known| known == hash) {
+                let found = Position(index * WIDTH as u64 + place as u64);
+                return Ok((found < size).then_some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The leaves of a directory's tiles.
+pub struct Leaves<'a> {
+    tiles: &'a TileDirectory,
+    /// The tile after `page`; `None`: `page` is the last.
+    next: Option<u64>,
+    page: std::vec::IntoIter<RecordHash>,
+}
+
+impl Iterator for Leaves<'_> {
+    type Item = Result<RecordHash, TilesError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.page.len() == 0 {
+            let index = self.next?;
+            match self.tiles.beginning(0, index) {
+                Ok(page) => {
+                    self.next = (page.len() == WIDTH).then_some(index + 1);
+                    self.page = page.into_iter();
+                }
+                Err(error) => {
+                    self.next = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+        self.page.next().map(Ok)
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+}
+
+impl Nodes for TileDirectory {
+    type Error = TilesError;
+
+    fn node(&self, level: u32, index: u64) -> Result<Root, TilesError> {
+        // The hashes at the tile's own level that the node is over, all in one tile.
+        let hashes = 1usize << (level % HEIGHT);
+        let first = index << (level % HEIGHT);
+        let place = usize::try_from(first % WIDTH as u64).unwrap_or_default();
+        let width = place + hashes;
+        let tile = Tile { level: level / HEIGHT, index: first / WIDTH as u64, width };
+        let bytes = self.read(tile)?;
+        let mut range = CompactRange::default();
+        for hash in &bytes.as_chunks::<HASH_BYTES>().0[place..] {
+            range.push(*hash);
+        }
+        Ok(range.root())
+    }
+}
+
+/// Adds to tiles.
+pub struct TileWriter {
+    tiles: TileDirectory,
+    levels: Vec<Level>,
+    tree: CompactRange,
+}
+
+/// The newest tile of a level, full or not.
+#[derive(Default)]
+struct Level {
+    index: u64,
+    hashes: Vec<Root>,
+    /// How many of them are in the file.
+    written: usize,
+    /// The root over `hashes`.
+    range: CompactRange,
+}
+
+impl TileWriter {
+    /// Reads the tiles that are there, and puts right what follows from the leaves. Whether those
+    /// are the log's, the caller asks the tree.
+    pub fn open(path: &Path) -> Result<Self, TilesError> {
+        let tiles = TileDirectory::new(path);
+        let levels = Vec::new();
+        let mut writer = Self { tiles: tiles.clone(), levels, tree: CompactRange::default() };
+        for leaf in tiles.leaves() {
+            writer.push(leaf?)?;
+            // It is there; only above may something be missing.
+            if let Some(leaves) = writer.levels.first_mut() {
+                leaves.written = leaves.hashes.len();
+            }
+        }
+        writer.flush()?;
+        Ok(writer)
+    }
+
+    /// Removes the tiles, to begin with nothing.
+    pub fn clear(self) -> Result<Self, TilesError> {
+        let path = self.tiles.0;
+        match fs::remove_dir_all(path.join("tile")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(TilesError::Io { path, error })
+            }
+            _ => Self::open(&path),
+        }
+    }
+
+    /// The tree over all leaves.
+    pub fn tree(&self) -> &CompactRange {
+        &self.tree
+    }
+
+    /// Adds the next leaf. It is in the files after [`TileWriter::flush`].
+    pub fn push(&mut self, leaf: RecordHash) -> Result<(), TilesError> {
+        self.tree.push(leaf);
+        let mut hash = leaf;
+        for level in 0.. {
+            if self.levels.len() == level {
+                self.levels.push(Level::default());
+            }
+            let newest = &mut self.levels[level];
+            if newest.hashes.len() == WIDTH {
+                *newest = Level { index: newest.index + 1, ..Level::default() };
+            }
+            newest.hashes.push(hash);
+            newest.range.push(hash);
+            if newest.hashes.len() < WIDTH {
+                return Ok(());
+            }
+            hash = newest.range.root();
+            self.write(level)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is not in the files yet.
+    pub fn flush(&mut self) -> Result<(), TilesError> {
+        (0..self.levels.len()).try_for_each(|level| self.write(level))
+    }
+
+    fn write(&mut self, level: usize) -> Result<(), TilesError> {
+        let newest = &mut self.levels[level];
+        if newest.written == newest.hashes.len() {
+            return Ok(());
+        }
+        let level = u32::try_from(level).unwrap_or(TOP);
+        let path = self.tiles.path(Tile { level, index: newest.index, width: WIDTH });
+        let bytes = newest.hashes[newest.written..].concat();
+        let offset = (newest.written * HASH_BYTES) as u64;
+        // Readers have what they may read already: nothing of it is written again with other bytes.
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = open().or_else(|error| match (error.kind(), path.parent()) {
+            (io::ErrorKind::NotFound, Some(parent)) => {
+                fs::create_dir_all(parent)?;
+                open()
+            }
+            _ => Err(error),
+        });
+        file.and_then(|file| file.write_all_at(&bytes, offset))
+            .map_err(|error| TilesError::Io { path, error })?;
+        newest.written = newest.hashes.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tlog::proof::tests::{at, leaves};
+    use crate::tlog::proof::{consistency, inclusion, root};
+
+    #[test]
+    fn a_path_is_one_tile_and_a_tile_has_one_path() {
+        for (path, tile) in [
+            ("0/000", Tile { level: 0, index: 0, width: 256 }),
+            ("0/x001/x234/067", Tile { level: 0, index: 1_234_067, width: 256 }),
+            ("3/x001/000.p/255", Tile { level: 3, index: 1000, width: 255 }),
+            ("63/999.p/1", Tile { level: 63, index: 999, width: 1 }),
+        ] {
+            assert_eq!(Tile::parse(path), Some(tile), "{path}");
+        }
+        for path in [
+            "",
+            "0",
+            "0/",
+            "/000",
+            "00/000",
+            "64/000",
+            "-1/000",
+            "0/00",
+            "0/0000",
+            "0/x000/000",
+            "0/001/000",
+            "0/x001",
+            "0/x1/000",
+            "0/000.p/0",
+            "0/000.p/256",
+            "0/000.p/01",
+            "0/000.p/",
+            "0/000.p",
+            "0/../000",
+            "entries/000",
+            "0/x018/x446/x744/x073/x709/x551/616",
+            "0/00a",
+            "0/000.p/1.p/1",
+            "0/+01",
+        ] {
+            assert_eq!(Tile::parse(path), None, "{path}");
+        }
+    }
+
+    /// The example of tlog-tiles, "Partial Tiles".
+    #[test]
+    fn a_tree_of_70_000_has_the_tiles_that_the_specification_names() {
+        let place = tempfile::tempdir().unwrap();
+        let mut writer = TileWriter::open(place.path()).unwrap();
+        let tree = leaves(70_000);
+        for leaf in &tree.0 {
+            writer.push(*leaf).unwrap();
+        }
+        writer.flush().unwrap();
+        let tiles = TileDirectory::new(place.path());
+        let size = Position(70_000);
+        for (path, bytes) in [
+            ("0/000", 8192),
+            ("0/272", 8192),
+            ("0/273.p/112", 112 * 32),
+            ("1/000", 8192),
+            ("1/001.p/17", 17 * 32),
+            ("2/000.p/1", 32),
+        ] {
+            let tile = Tile::parse(path).unwrap();
+            assert!(tile.is_of(size), "{path}");
+            assert_eq!(tiles.read(tile).unwrap().len(), bytes, "{path}");
+        }
+        for path in ["0/273", "0/273.p/113", "0/274.p/1", "1/001.p/18", "2/000.p/2", "3/000.p/1"] {
+            assert!(!Tile::parse(path).unwrap().is_of(size), "{path}");
+        }
+        assert_eq!(root(&tiles, 0, 70_000).unwrap(), writer.tree().root());
+        assert_eq!(tiles.find(&tree.0[69_999], size).unwrap(), Some(Position(69_999)));
+        assert_eq!(tiles.find(&tree.0[69_999], Position(69_999)).unwrap(), None);
+        assert_eq!(tiles.find(&[0; 32], size).unwrap(), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn proofs_from_tiles_are_those_of_the_tree(
+            sizes in prop::collection::vec(1u64..700, 1..4),
+            leaf in any::<prop::sample::Index>(),
+            old in any::<prop::sample::Index>(),
+        ) {
+            let place = tempfile::tempdir().unwrap();
+            let size: u64 = sizes.iter().sum();
+            let tree = leaves(size);
+            let mut next = tree.0.iter();
+            for size in sizes {
+                // As after a restart.
+                let mut writer = TileWriter::open(place.path()).unwrap();
+                for leaf in next.by_ref().take(at(size)) {
+                    writer.push(*leaf).unwrap();
+                }
+                writer.flush().unwrap();
+            }
+            let tiles = TileDirectory::new(place.path());
+            let leaf = Position(leaf.index(at(size)) as u64);
+            let old = Position(old.index(at(size) + 1) as u64);
+            let size = Position(size);
+            let Ok(expected) = inclusion(&tree, leaf, size);
+            prop_assert_eq!(inclusion(&tiles, leaf, size).unwrap(), expected);
+            let Ok(expected) = consistency(&tree, old, size);
+            prop_assert_eq!(consistency(&tiles, old, size).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_power_cut_took_of_the_upper_levels_is_put_right_and_of_the_leaves_is_seen() {
+        let place = tempfile::tempdir().unwrap();
+        let mut writer = TileWriter::open(place.path()).unwrap();
+        let tree = leaves(1500);
+        for leaf in &tree.0 {
+            writer.push(*leaf).unwrap();
+        }
+        writer.flush().unwrap();
+        let expected = writer.tree().clone();
+        let file = |path: &str| place.path().join("tile").join(path);
+        let upper = fs::read(file("1/000")).unwrap();
+        fs::write(file("1/000"), vec![0; upper.len() + 5]).unwrap();
+        assert_eq!(TileWriter::open(place.path()).unwrap().tree(), &expected);
+        assert_eq!(fs::read(file("1/000")).unwrap()[..upper.len()], upper);
+        fs::remove_file(file("0/002")).unwrap();
+        let cut = TileWriter::open(place.path()).unwrap();
+        assert_eq!(cut.tree().size(), Position(512));
+        let damaged = root(&TileDirectory::new(place.path()), 0, 520).unwrap_err().to_string();
+        assert!(damaged.contains("is damaged"), "{damaged}");
+        let empty = cut.clear().unwrap();
+        assert_eq!(empty.tree().size(), Position::ZERO);
+        assert!(!file("0/000").exists());
+    }
+}
