@@ -471,7 +471,8 @@ fn the_unit_waits_for_longer_than_the_server_takes_to_end() {
 #[test]
 fn there_are_descriptors_for_all_connections_or_a_warning() {
     let place = Place::new();
-    for (limit, is_enough) in [("-S -n 256", true), ("-n 1024", false)] {
+    place.configure("[public.limits]\nconnections = 400\n[staff.limits]\nconnections = 400");
+    for (limit, is_enough) in [("-S -n 256", true), ("-n 512", false)] {
         let server = place.start_through(|serve| {
             let mut limited = Command::new("sh");
             limited.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);

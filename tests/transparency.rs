@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use countersign::domain::{Event, Position};
 use countersign::log::head::{self, Checkpoint, LogKey};
+use countersign::log::note::VerifierKey;
 use countersign::log::record::{self, Header};
 use countersign::log::sled::SledLog;
 use countersign::log::tree::CompactRange;
@@ -20,7 +21,7 @@ use countersign::proto::v1::{
     GetCheckpointRequest, GetConsistencyProofRequest, GetInclusionProofRequest,
 };
 use countersign::seal::RecordKey;
-use countersign::tlog::proof::InclusionProof;
+use countersign::tlog::proof::{InclusionProof, verify_consistency};
 use countersign::vault::Vault as _;
 use countersign::vault::file::{FileVault, Places};
 use countersign::vault::master::KeyFile;
@@ -267,6 +268,72 @@ async fn tiles_that_are_damaged_or_missing_are_made_again() {
         assert_eq!(after, before);
         assert_eq!(names.map(|name| fs::read(file(name)).unwrap()), was);
         assert!(server.terminate().success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_while_it_serves_never_looks_like_another_history() {
+    let place = Place::in_memory();
+    let server = place.start();
+    let license = server.issue(EMAIL, "App", 20).await;
+    let answer = server.app().activate(activation(EMAIL, &license, 1)).await.unwrap();
+    let receipt = answer.into_inner().receipt;
+    let record = server.receipt_keys().await.verify(&receipt).unwrap().record;
+    let key = VerifierKey::parse(&done(&place, &["log", "key"])).unwrap();
+    for name in 0..150 {
+        server.issue(&format!("{name}@example.com"), "App", 1).await;
+    }
+    let mut tree = witness(&server);
+    let fresh = GetCheckpointRequest { fresh: true };
+    let seen = tree.get_checkpoint(fresh).await.unwrap().into_inner().checkpoint;
+    let seen = Checkpoint::verify(&seen, &key).unwrap();
+    let file = |name: &str| place.directory().join("tiles/tile").join(name);
+    let flip = |name: &str| {
+        let mut bytes = fs::read(file(name)).unwrap();
+        for byte in &mut bytes {
+            *byte ^= 1;
+        }
+        fs::write(file(name), bytes).unwrap();
+    };
+    let damages: [&dyn Fn(); 5] = [
+        &|| flip("0/000"),
+        &|| flip("0/001"),
+        &|| flip("1/000"),
+        &|| fs::remove_file(file("0/000")).unwrap(),
+        &|| fs::remove_dir_all(place.directory().join("tiles")).unwrap(),
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        damage();
+        // What is added next must not be written behind a hole.
+        server.issue(&format!("more-{number}@example.com"), "App", 1).await;
+        let mut refused = 0;
+        loop {
+            let size = seen.size.0;
+            let asked = GetConsistencyProofRequest { size };
+            let consistency = tree.get_consistency_proof(asked).await.map(|answer| {
+                let answer = answer.into_inner();
+                let new = Checkpoint::verify(&answer.checkpoint, &key).unwrap();
+                let hash = |hash: Vec<u8>| hash.try_into().unwrap();
+                let hashes: Vec<[u8; 32]> = answer.hashes.into_iter().map(hash).collect();
+                assert!(verify_consistency(&seen, &new, &hashes), "damage {number}: a fork");
+            });
+            let asked = GetInclusionProofRequest { receipt: receipt.clone() };
+            let inclusion = tree.get_inclusion_proof(asked).await.map(|answer| {
+                let proof = InclusionProof::parse(&answer.into_inner().proof).unwrap();
+                proof.verify(&record, &key).unwrap();
+            });
+            let answers = [consistency, inclusion];
+            for status in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+                assert_eq!(status.code(), Code::Unavailable, "damage {number}: {status:?}");
+            }
+            // All of the tree is right again, its beginning and its end.
+            let fresh = tree.get_checkpoint(GetCheckpointRequest { fresh: true }).await;
+            if answers.iter().all(Result::is_ok) && fresh.is_ok() {
+                break;
+            }
+            refused += 1;
+            assert!(refused < 100, "damage {number}: it is not made again");
+        }
     }
 }
 

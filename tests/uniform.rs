@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use support::{Place, Server, activation, reason};
+use tokio::sync::Mutex;
 use tonic::transport::Channel;
 
 /// Calls, of all kinds together.
@@ -26,6 +27,9 @@ const TOLD_APART: f64 = 4.5;
 
 /// Exports, of a person who is known and of one who is not.
 const EXPORTS: usize = 300;
+
+/// What is timed is alone: the tests of this file would disturb each other.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 const KINDS: [&str; 3] = ["a wrong key", "a wrong address", "an unknown person"];
 const ADA: &str = "ada@example.com";
@@ -112,6 +116,7 @@ fn the_statistic_tells_apart_what_differs() {
 
 #[tokio::test]
 async fn refusals_cannot_be_told_apart() {
+    let _alone = ALONE.lock().await;
     let place = Place::new();
     let path = place.directory().join("countersign.toml");
     let config = fs::read_to_string(&path).unwrap();
@@ -161,6 +166,7 @@ async fn export(privacy: &mut PrivacyServiceClient<Channel>, email: &str) -> Dur
 
 #[tokio::test]
 async fn that_nothing_is_held_takes_no_other_time() {
+    let _alone = ALONE.lock().await;
     let place = Place::new();
     let server = place.start();
     let mut privacy = server.privacy();

@@ -3,7 +3,9 @@
 //! reply. Real processes, real TLS, a real disk; server and load share the machine, so only the ratio
 //! means something.
 //!
-//! `cargo bench --bench activation -- [--seconds N] [--rounds N] [--quick]`
+//! With `--tree` the floor is the server itself where it makes no tiles of the log's tree.
+//!
+//! `cargo bench --bench activation -- [--seconds N] [--rounds N] [--quick] [--tree]`
 
 mod floor;
 mod load;
@@ -22,9 +24,10 @@ use serde_json::json;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
 use countersign::proto::v1::{GetHistoryRequest, Purpose, get_history_request};
 use mimalloc::MiMalloc;
+use tonic::transport::Certificate;
 
 use load::{Measured, Scenario};
-use support::servers::{Countersign, License};
+use support::servers::{Countersign, License, Server, command};
 use support::{micros, nanos, new_histogram};
 
 // The floor has what the server has.
@@ -33,6 +36,10 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// How many licenses the load is spread over.
 const LICENSES: usize = 64;
+
+/// How often a checkpoint is published where the tree is measured, in seconds; and as good as never.
+const OFTEN: u32 = 1;
+const NEVER: u32 = 24 * 60 * 60;
 
 /// The scenarios, and the share of the floor that is aimed at.
 const SCENARIOS: [(Scenario, Option<f64>); 5] = [
@@ -46,6 +53,7 @@ const SCENARIOS: [(Scenario, Option<f64>); 5] = [
 struct Options {
     seconds: u64,
     rounds: u64,
+    tree: bool,
 }
 
 impl Options {
@@ -54,6 +62,7 @@ impl Options {
         Self {
             seconds: support::number("--seconds").unwrap_or(seconds),
             rounds: support::number("--rounds").unwrap_or(rounds),
+            tree: support::is_asked("--tree"),
         }
     }
 }
@@ -80,11 +89,16 @@ fn main() {
 
 async fn run(options: &Options) -> Option<String> {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let countersign = Countersign::start(&place.path().join("data"));
-    let floor = floor::start(&countersign.tls());
-    let licenses = countersign
-        .issue_licenses((0..LICENSES).map(|number| format!("bench-{number}@example.com")))
-        .await;
+    let countersign = at_interval(&place.path().join("data"), options.tree.then_some(OFTEN));
+    let licenses = licenses(&countersign).await;
+    let floor = if options.tree {
+        let without = at_interval(&place.path().join("without"), Some(NEVER));
+        let licenses = crate::licenses(&without).await;
+        Floor { ca: without.ca(), licenses, server: without.server }
+    } else {
+        let server = floor::start(&countersign.tls());
+        Floor { ca: countersign.ca(), licenses: licenses.clone(), server }
+    };
     let length = Duration::from_secs(options.seconds);
     let sync = sync_micros(place.path(), length);
 
@@ -92,19 +106,41 @@ async fn run(options: &Options) -> Option<String> {
     let mut rounds: Vec<Rounds> = SCENARIOS.iter().map(|_| Rounds::default()).collect();
     for _ in 0..options.rounds {
         for ((scenario, _), rounds) in SCENARIOS.iter().zip(&mut rounds) {
-            let ca = countersign.ca();
-            let [of_floor, of_countersign] = [&floor, &countersign.server]
-                .map(|server| load::run(*scenario, server, &ca, &licenses, length));
-            rounds.floor.push(of_floor.await);
-            let measured = of_countersign.await;
+            let Floor { server, ca, licenses: of_floor } = &floor;
+            rounds.floor.push(load::run(*scenario, server, ca, of_floor, length).await);
+            let (server, ca) = (&countersign.server, countersign.ca());
+            let measured = load::run(*scenario, server, &ca, &licenses, length).await;
             acknowledged += measured.calls;
             rounds.countersign.push(measured);
         }
     }
-    report(&rounds, sync);
+    report(&rounds, sync, options.tree);
     let recorded = activations(&countersign, &licenses).await;
     (recorded != acknowledged)
         .then(|| format!("{acknowledged} activations were acknowledged, {recorded} are recorded"))
+}
+
+/// What the server is compared with.
+struct Floor {
+    server: Server,
+    ca: Certificate,
+    licenses: Vec<License>,
+}
+
+/// A server that publishes a checkpoint of its tree so often, in seconds; `None`: as by default.
+fn at_interval(directory: &Path, seconds: Option<u32>) -> Countersign {
+    if let Some(seconds) = seconds {
+        assert!(command(directory).arg("init").status().unwrap().success());
+        let mut config =
+            File::options().append(true).open(directory.join("countersign.toml")).unwrap();
+        writeln!(config, "\n[transparency]\ncheckpoint_seconds = {seconds}").unwrap();
+    }
+    Countersign::start(directory)
+}
+
+async fn licenses(server: &Countersign) -> Vec<License> {
+    let addresses = (0..LICENSES).map(|number| format!("bench-{number}@example.com"));
+    server.issue_licenses(addresses).await
 }
 
 /// The median of a write and fdatasync of a record's length.
@@ -168,15 +204,17 @@ impl Figures {
     }
 }
 
-fn report(rounds: &[Rounds], sync: f64) {
+fn report(rounds: &[Rounds], sync: f64, is_of_tree: bool) {
     println!("one write and fdatasync of 300 bytes on this disk: {sync:.0} µs at the median");
     let mut rows = Vec::new();
     for ((scenario, aim), rounds) in SCENARIOS.iter().zip(rounds) {
         let [floor, countersign] = [&rounds.floor, &rounds.countersign].map(|of| Figures::of(of));
         let ratio = countersign.calls_per_second / floor.calls_per_second;
+        let aim = aim.filter(|_| !is_of_tree);
         let aim = aim.map_or_else(String::new, |aim| format!(" (aim {aim})"));
         println!("\n{scenario}: {ratio:.2} of the floor{aim}");
-        for (name, of) in [("floor", &floor), ("countersign", &countersign)] {
+        let names = if is_of_tree { ["no tree", "with it"] } else { ["floor", "countersign"] };
+        for (name, of) in names.into_iter().zip([&floor, &countersign]) {
             println!(
                 "  {name:11} {:>8.0}/s   p50 {:>6.0} µs   p99 {:>6.0} µs   processor time a call: \
                  server {:>4.0} µs, client {:>4.0} µs",

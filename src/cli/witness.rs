@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use tokio::time::sleep;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use super::client::Connect;
@@ -27,6 +28,7 @@ use crate::tlog::witness::{Alarm, Seen};
 
 const KEY: &str = "witness.key";
 const CHECKPOINT: &str = "checkpoint";
+const EVIDENCE: &str = "evidence";
 
 /// Watch a log from another machine, and cosign what it shows
 ///
@@ -107,6 +109,14 @@ impl Run {
             bail!("--log-key is a witness's key; give the log's");
         }
         let witness = signer(&self.state)?;
+        let evidence = self.state.join(EVIDENCE);
+        if evidence.exists() {
+            return Err(Bad::new(format!(
+                "this witness found the log at fault: see {}; it cosigns nothing until that is moved away",
+                evidence.display()
+            ))
+            .into());
+        }
         loop {
             match self.look(directory, &log, &witness, as_json).await {
                 // A server that is started again, or is busy, is no alarm.
@@ -115,6 +125,8 @@ impl Run {
                     // Where nobody reads it, it goes on all the same.
                     let _ = writeln!(io::stderr(), "{text}; looking again in {every} s");
                 }
+                // That a call is refused is no alarm, and must not look like one.
+                Err(error) if error.is::<Status>() => bail!("{}", message(&error)),
                 looked => looked?,
             }
             if self.once {
@@ -168,7 +180,7 @@ impl Run {
 
     /// Keeps what the log showed: with the checkpoint that was cosigned before, it is the evidence.
     fn raise(&self, alarm: Alarm, note: &str) -> anyhow::Result<Bad> {
-        let evidence = self.state.join("evidence");
+        let evidence = self.state.join(EVIDENCE);
         replace(&evidence, note.as_bytes(), 0o644)?;
         let (evidence, before) = (evidence.display(), self.state.join(CHECKPOINT));
         Ok(Bad::new(format!(

@@ -10,7 +10,7 @@ use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroize;
 
 /// The version of the normal form. It goes into each lookup tag, so that a change of rules cannot
-/// make one address find another.
+/// make one address find another. A change after the first release needs another.
 pub const NORMALISER_VERSION: u8 = 1;
 
 /// RFC 5321 §4.5.3.1.3 gives a path 256 octets with its angle brackets.

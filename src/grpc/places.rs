@@ -1,8 +1,10 @@
 //! The places of a listener: one for each connection, handshakes included. When all are taken, the
 //! connections that were without a call for longest make room, so that whoever merely holds places
-//! keeps nobody out. Where all came a moment ago, the client that has most of them makes room for one
-//! that has fewer, so that whoever comes fastest does not either.
+//! keeps nobody out. Where all came or were of use a moment ago, a client with many of which one was of no
+//! use yet makes room for one that has fewer, so that whoever comes fastest does not either. Whoever uses
+//! all of many connections all the time is not told from honest clients.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::future::Future as _;
 use std::pin::Pin;
@@ -154,23 +156,18 @@ impl Taken {
         true
     }
 
-    /// Frees a place of the client that has most, if it has more than this one will have, and one of
-    /// its connections was of no use yet. Tells whether there was any.
+    /// Frees the place of a connection that was of no use yet, of the client that has most among those
+    /// with such a one, if that is more than this client will have. Tells whether there was any.
     fn make_room_for(&mut self, client: Client) -> bool {
-        let places = |crowd: &Crowd| crowd.places;
-        let wanted = self.clients.get(&client).map_or(0, places) + 1;
-        let largest = self.clients.iter().max_by_key(|(_, crowd)| crowd.places);
-        let Some((&largest, _)) = largest.filter(|(_, crowd)| crowd.places > wanted) else {
-            return false;
-        };
+        let places = |client| self.clients.get(client).map_or(0, |crowd| crowd.places);
+        let wanted = places(&client) + 1;
         let was_used = |holder: &Holder| holder.used.load(Ordering::Relaxed) > holder.taken;
-        let unused = self
-            .places
-            .iter()
-            .filter(|(_, holder)| holder.client == largest && !was_used(holder))
-            .map(|(number, _)| *number)
-            .min();
-        unused.inspect(|number| self.free(*number)).is_some()
+        let unused = self.places.iter().filter(|(_, holder)| !was_used(holder));
+        let most = unused
+            .map(|(number, holder)| (places(&holder.client), Reverse(*number)))
+            .filter(|(places, _)| *places > wanted)
+            .max();
+        most.inspect(|(_, Reverse(number))| self.free(*number)).is_some()
     }
 
     fn free(&mut self, number: u64) {
@@ -259,6 +256,22 @@ mod tests {
         assert!(places.take(client(1), first).is_none(), "nobody has more than a crowd");
         assert!(places.take(client(3), first).is_none(), "they would have as many");
         assert!(!is_lost(&mut other) && !is_lost(&mut newcomer));
+    }
+
+    #[test]
+    fn who_uses_their_many_does_not_keep_a_crowd_of_others_safe() {
+        let salt = Salt::default();
+        let client = |last| salt.client(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+        let places = Places::new(5, 5);
+        let first = places.began;
+        let mut used = [(); 3].map(|()| places.take(client(1), first).unwrap());
+        let mut idle = [(); 2].map(|()| places.take(client(2), first).unwrap());
+        for place in &used {
+            place.use_at(first + Duration::from_millis(5));
+        }
+        assert!(places.take(client(3), first).is_some());
+        assert_eq!(idle.each_mut().map(is_lost), [true, false]);
+        assert_eq!(used.each_mut().map(is_lost), [false; 3]);
     }
 
     #[test]

@@ -133,9 +133,9 @@ const PIECE_BYTES: usize = 32 * 1024;
 /// How many pieces may wait for whoever reads them.
 const PIECES: usize = 4;
 /// An answer begins this long after it was asked for, in which that of most persons is made, the record
-/// of the read and a key for it included: that nothing is held takes no other time. Two syncs take some
-/// milliseconds on a disk, and less than this on most.
-const EVEN: Duration = Duration::from_millis(25);
+/// of the read, a key for it and the proofs included: that nothing is held takes no other time. Two syncs
+/// and a checkpoint take some milliseconds on a disk, and less than this on most.
+const EVEN: Duration = Duration::from_millis(50);
 
 /// How often an export reads what is held where it changes while it is read.
 const READS: u32 = 5;

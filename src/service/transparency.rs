@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -33,6 +33,10 @@ const RETRY: Duration = Duration::from_secs(5);
 const WAIT: Duration = Duration::from_secs(5);
 /// How many calls look through the whole tree at once: it costs a read of 32 bytes a record.
 const SEARCHES: usize = 1;
+/// The least time between two checkpoints, whoever asks: those who wait share one.
+const SPACING: Duration = Duration::from_millis(10);
+/// How many orders may wait. One that finds no room is as good as the ones before it.
+const ORDERS: usize = 16;
 
 /// A checkpoint that was given out.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,6 +78,13 @@ enum PublishError {
     Changed,
 }
 
+impl PublishError {
+    /// Whether what was published still stands: nothing more can be written for now.
+    fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Tiles(TilesError::Io { .. }))
+    }
+}
+
 /// What the thread is told.
 enum Told {
     /// A checkpoint of what is there now is waited for.
@@ -85,18 +96,18 @@ enum Told {
 
 /// The thread that publishes.
 pub struct Publisher {
-    told: mpsc::Sender<Told>,
+    told: mpsc::SyncSender<Told>,
     thread: thread::JoinHandle<()>,
 }
 
 /// What can be asked of the tree.
 pub struct Transparency {
-    told: mpsc::Sender<Told>,
+    told: mpsc::SyncSender<Told>,
     published: watch::Receiver<Option<Arc<Published>>>,
     tiles: TileDirectory,
     tree: Arc<Mutex<CompactRange>>,
     log_key: VerifierKey,
-    searches: Semaphore,
+    searches: Arc<Semaphore>,
     is_public: bool,
 }
 
@@ -110,7 +121,7 @@ pub fn last_published(directory: &Path, key: &LogKey) -> Option<Checkpoint> {
 impl Publisher {
     /// Starts.
     pub fn spawn(publication: Publication) -> io::Result<(Self, Transparency)> {
-        let (told, orders) = mpsc::channel();
+        let (told, orders) = mpsc::sync_channel(ORDERS);
         let (publish, published) = watch::channel(None);
         let transparency = Transparency {
             told: told.clone(),
@@ -118,7 +129,7 @@ impl Publisher {
             tiles: TileDirectory::new(&publication.directory),
             tree: Arc::clone(&publication.tree),
             log_key: publication.key.public().clone(),
-            searches: Semaphore::new(SEARCHES),
+            searches: Arc::new(Semaphore::new(SEARCHES)),
             is_public: publication.is_public,
         };
         let run = move || publication.until_end(&orders, &publish);
@@ -154,6 +165,9 @@ impl Publication {
                 Err(error) => {
                     // What a failed write left is not to be trusted.
                     tiles = None;
+                    if !error.is_of_the_disk() {
+                        publish.send_replace(None);
+                    }
                     let failure = error.to_string();
                     if last_failure.as_ref() != Some(&failure) {
                         tracing::error!("no checkpoint is published: {failure}");
@@ -165,11 +179,16 @@ impl Publication {
             if is_last {
                 return;
             }
+            let stepped = Instant::now();
             let mut order = orders.recv_timeout(wait);
+            thread::sleep(SPACING.saturating_sub(stepped.elapsed()));
             loop {
                 match order {
                     Ok(Told::Publish) | Err(RecvTimeoutError::Timeout) => {}
-                    Ok(Told::Distrust) => tiles = None,
+                    Ok(Told::Distrust) => {
+                        tiles = None;
+                        publish.send_replace(None);
+                    }
                     Ok(Told::End) | Err(RecvTimeoutError::Disconnected) => is_last = true,
                 }
                 // One step is for all who wait.
@@ -248,19 +267,33 @@ impl Transparency {
         let mut published = self.published.clone();
         if !is_enough(&published.borrow_and_update()) {
             // Where the thread is gone, the wait says so.
-            let _ = self.told.send(Told::Publish);
+            let _ = self.told.try_send(Told::Publish);
         }
         let enough = timeout(WAIT, published.wait_for(is_enough)).await;
         let enough = enough.ok().and_then(Result::ok).and_then(|published| published.clone());
         enough.ok_or(ServiceError::TreeBehind)
     }
 
-    /// Where a record is, by its hash alone.
-    async fn find(&self, hash: RecordHash, of: &Published) -> Result<Position, ServiceError> {
-        let _search = self.searches.acquire().await.map_err(|_| ServiceError::Stopped)?;
-        let (tiles, size) = (self.tiles.clone(), of.checkpoint.size);
-        let found = reading(move || Ok(tiles.find(&hash, size)?)).await?;
-        found.ok_or(ServiceError::NotInLog)
+    /// Where a record is, by its hash alone. As few look at once as may, whoever has given up included:
+    /// a look that nobody waits for ends.
+    async fn find(
+        self: &Arc<Self>,
+        hash: RecordHash,
+        of: &Published,
+    ) -> Result<Position, ServiceError> {
+        let search = timeout(WAIT, Arc::clone(&self.searches).acquire_owned()).await;
+        let search = search.map_err(|_| ServiceError::Overloaded)?;
+        let search = search.map_err(|_| ServiceError::Stopped)?;
+        let waits = Arc::new(());
+        let waiting = Arc::downgrade(&waits);
+        let (this, checkpoint) = (Arc::clone(self), of.checkpoint);
+        let found = reading(move || {
+            let _search = search;
+            let is_wanted = || waiting.strong_count() > 0;
+            let found = this.tiles.find(&hash, &checkpoint, is_wanted);
+            Ok(this.seen(found)?)
+        });
+        found.await?.ok_or(ServiceError::NotInLog)
     }
 
     /// The path to a record, which is one of those.
@@ -270,15 +303,29 @@ impl Transparency {
         hash: &RecordHash,
         of: &Published,
     ) -> Result<Hashes, TilesError> {
-        let path = proof::inclusion(&self.tiles, index, of.checkpoint.size)?;
+        let path = self.seen(proof::inclusion(&self.tiles, index, of.checkpoint.size))?;
         let path = path.filter(|path| proof::verify_inclusion(index, hash, path, &of.checkpoint));
-        path.ok_or_else(|| self.distrust())
+        self.seen(path.ok_or(TilesError::Untrue))
     }
 
-    /// Has the tiles made again: they hold something wrong.
-    fn distrust(&self) -> TilesError {
-        let _ = self.told.send(Told::Distrust);
-        TilesError::Untrue
+    /// The proof that a tree is a continuation of its first `size` records; `None`: it has fewer.
+    fn continuation(&self, size: Position, of: &Published) -> Result<Option<Hashes>, TilesError> {
+        let now = of.checkpoint.size;
+        let Some(hashes) = self.seen(proof::consistency(&self.tiles, size, now))? else {
+            return Ok(None);
+        };
+        let old = Checkpoint { size, root: self.seen(proof::root(&self.tiles, 0, size.0))? };
+        // Damage here would look as if history had been rewritten.
+        let is_good = proof::verify_consistency(&old, &of.checkpoint, &hashes);
+        self.seen(if is_good { Ok(Some(hashes)) } else { Err(TilesError::Untrue) })
+    }
+
+    /// Has the tiles made again where they hold something wrong, or lack something.
+    fn seen<T>(&self, result: Result<T, TilesError>) -> Result<T, TilesError> {
+        if let Err(TilesError::Damaged(_) | TilesError::Untrue) = &result {
+            let _ = self.told.try_send(Told::Distrust);
+        }
+        result
     }
 }
 
@@ -348,13 +395,17 @@ impl Service {
 
     /// The proof that the log is a continuation of its first `size` records.
     pub async fn consistency(&self, size: Position) -> Result<Consistency, ServiceError> {
-        let transparency = self.transparency()?;
+        let transparency = Arc::clone(self.transparency()?);
+        let now = transparency.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
+        if size > now {
+            return Err(ServiceError::SizeAhead(now));
+        }
         let published = match transparency.newest() {
             Some(newest) if size <= newest.checkpoint.size => newest,
             _ => transparency.fresh().await?,
         };
-        let (tiles, now) = (transparency.tiles.clone(), published.checkpoint.size);
-        let hashes = reading(move || Ok(proof::consistency(&tiles, size, now)?)).await?;
+        let of = Arc::clone(&published);
+        let hashes = reading(move || Ok(transparency.continuation(size, &of)?)).await?;
         let hashes = hashes.ok_or(ServiceError::SizeAhead(now))?;
         Ok(Consistency { published, hashes })
     }
@@ -373,7 +424,9 @@ impl Service {
         for &index in positions {
             let (Header { event_type, .. }, record) = self.store.header_and_hash(index)?;
             let Some(category) = codec::category(event_type) else { continue };
-            let Ok(path) = transparency.path(index, &record, &published) else { return Ok(None) };
+            let path = transparency.path(index, &record, &published);
+            let path = path.inspect_err(|error| tracing::warn!("an export has no proofs: {error}"));
+            let Ok(path) = path else { return Ok(None) };
             records.push(export::Proof { category, index, record, path });
         }
         let log_key = transparency.log_key.to_string();
@@ -382,12 +435,11 @@ impl Service {
 
     /// The bytes of a tile; `None`: the newest checkpoint's tree has no such tile.
     pub async fn tile(&self, tile: Tile) -> Result<Option<Vec<u8>>, ServiceError> {
-        let transparency = self.transparency()?;
+        let transparency = Arc::clone(self.transparency()?);
         let newest = transparency.newest().ok_or(ServiceError::TreeBehind)?;
         if !tile.is_of(newest.checkpoint.size) {
             return Ok(None);
         }
-        let tiles = transparency.tiles.clone();
-        reading(move || Ok(Some(tiles.read(tile)?))).await
+        reading(move || Ok(Some(transparency.seen(transparency.tiles.read(tile))?))).await
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::proof::Nodes;
 use crate::domain::Position;
+use crate::log::head::Checkpoint;
 use crate::log::record::RecordHash;
 use crate::log::tree::{CompactRange, Root};
 
@@ -144,16 +145,28 @@ impl TileDirectory {
         Leaves { tiles: self, next: Some(0), page: Vec::new().into_iter() }
     }
 
-    /// The position of a record, by its hash; all of the tree is looked through.
-    pub fn find(&self, hash: &RecordHash, size: Position) -> Result<Option<Position>, TilesError> {
-        for index in 0..size.0.div_ceil(WIDTH as u64) {
-            let hashes = self.beginning(0, index)?;
-            if let Some(place) = hashes.iter().position(|known| known == hash) {
-                let found = Position(index * WIDTH as u64 + place as u64);
-                return Ok((found < size).then_some(found));
+    /// The position of a record, by its hash; all of the tree is looked through, for as long as it is
+    /// wanted. `None`: all hashes of the tree were seen, and it is none of them.
+    pub fn find(
+        &self,
+        hash: &RecordHash,
+        tree: &Checkpoint,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Option<Position>, TilesError> {
+        let mut range = CompactRange::default();
+        while range.size() < tree.size && is_wanted() {
+            let index = range.size().0 / WIDTH as u64;
+            let left = usize::try_from(tree.size.0 - range.size().0).unwrap_or(WIDTH);
+            let bytes = self.read(Tile { level: 0, index, width: left.min(WIDTH) })?;
+            for known in bytes.as_chunks::<HASH_BYTES>().0 {
+                if known == hash {
+                    return Ok(Some(range.size()));
+                }
+                range.push(*known);
             }
         }
-        Ok(None)
+        // That it is not there is said of what the log's key signed, and not of a damaged file.
+        if range.root() == tree.root { Ok(None) } else { Err(TilesError::Untrue) }
     }
 }
 
@@ -298,17 +311,29 @@ impl TileWriter {
         let path = self.tiles.path(Tile { level, index: newest.index, width: WIDTH });
         let bytes = newest.hashes[newest.written..].concat();
         let offset = (newest.written * HASH_BYTES) as u64;
-        // Readers have what they may read already: nothing of it is written again with other bytes.
-        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        // Readers have what they may read already: nothing of it is written again with other bytes. What
+        // was written must be there still, or there would be a hole before the rest.
+        let is_begun = newest.written > 0;
+        let open = || {
+            let file =
+                OpenOptions::new().write(true).create(!is_begun).truncate(false).open(&path)?;
+            let is_whole = file.metadata()?.len() >= offset;
+            if is_whole { Ok(file) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof)) }
+        };
         let file = open().or_else(|error| match (error.kind(), path.parent()) {
-            (io::ErrorKind::NotFound, Some(parent)) => {
+            (io::ErrorKind::NotFound, Some(parent)) if !is_begun => {
                 fs::create_dir_all(parent)?;
                 open()
             }
             _ => Err(error),
         });
-        file.and_then(|file| file.write_all_at(&bytes, offset))
-            .map_err(|error| TilesError::Io { path, error })?;
+        file.and_then(|file| file.write_all_at(&bytes, offset)).map_err(|error| {
+            if is_begun && is_missing(&error) {
+                TilesError::Damaged(path)
+            } else {
+                TilesError::Io { path, error }
+            }
+        })?;
         newest.written = newest.hashes.len();
         Ok(())
     }
@@ -390,9 +415,19 @@ mod tests {
             assert!(!Tile::parse(path).unwrap().is_of(size), "{path}");
         }
         assert_eq!(root(&tiles, 0, 70_000).unwrap(), writer.tree().root());
-        assert_eq!(tiles.find(&tree.0[69_999], size).unwrap(), Some(Position(69_999)));
-        assert_eq!(tiles.find(&tree.0[69_999], Position(69_999)).unwrap(), None);
-        assert_eq!(tiles.find(&[0; 32], size).unwrap(), None);
+        let [all, less] = [size, Position(69_999)].map(|size| tree.checkpoint(size.0));
+        let find = |hash: &RecordHash, of: &Checkpoint| tiles.find(hash, of, || true);
+        assert_eq!(find(&tree.0[69_999], &all).unwrap(), Some(Position(69_999)));
+        assert_eq!(find(&tree.0[69_999], &less).unwrap(), None);
+        assert_eq!(find(&[0; 32], &all).unwrap(), None);
+        // A damaged leaf is no answer.
+        let path = place.path().join("tile/0/x000").with_file_name("100");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[5] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert!(matches!(find(&[0; 32], &all), Err(TilesError::Untrue)));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(find(&[0; 32], &all), Err(TilesError::Damaged(_))));
     }
 
     proptest! {

@@ -113,7 +113,8 @@ pub trait Vault: Send + Sync {
     /// Every key of a person, those of their licenses aside.
     fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)>;
 
-    /// Every key of a notice. It looks at all keys there are.
+    /// Every key of a notice. It looks at all keys there are, those included that another server has made
+    /// and not used yet.
     fn notices(&self) -> Vec<(NoticeId, KeySlot)>;
 
     /// Whose address has this tag.

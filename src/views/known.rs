@@ -17,8 +17,10 @@ use crate::log::contained::contain;
 
 /// With so many bits an id, one in 400 that are not there seems to be; with half of them, one in 40.
 const BITS_AN_ID: u64 = 16;
-/// Room for so many more than there are, whoever is new included.
+/// Room for so many more than there are.
 const ROOM: u64 = 1 << 18;
+/// The most bits, 64 MiB: from 30 million activations on it knows less and less well.
+const MOST_BITS: u64 = 1 << 29;
 
 struct Filter {
     words: Vec<AtomicU64>,
@@ -28,11 +30,10 @@ struct Filter {
 }
 
 impl Filter {
-    /// For so many, and as many again.
+    /// For so many, and some more.
     fn new(ids: u64) -> Self {
-        let bits = ids.saturating_add(ROOM).saturating_mul(BITS_AN_ID).next_power_of_two();
-        // More bits than a part of an id can name would be of no use.
-        let words = usize::try_from(bits.min(1 << 32) / 64).unwrap_or(usize::MAX);
+        let bits = ids.saturating_add(ROOM).saturating_mul(BITS_AN_ID).min(MOST_BITS);
+        let words = usize::try_from(bits.next_power_of_two() / 64).unwrap_or(usize::MAX);
         let words = std::iter::repeat_with(AtomicU64::default).take(words).collect();
         Self { words, is_filled: AtomicBool::new(false), is_dropped: AtomicBool::new(false) }
     }
@@ -79,9 +80,9 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Begins to learn of all in `db`, of which there are no more than `most`.
-    pub(super) fn of(db: &Db, most: u64) -> Self {
-        let filter = Arc::new(Filter::new(most));
+    /// Begins to learn of all in `db`, of which there are no more than `most`, with room for `expected`.
+    pub(super) fn of(db: &Db, most: u64, expected: u64) -> Self {
+        let filter = Arc::new(Filter::new(most.max(expected)));
         if most == 0 {
             filter.is_filled.store(true, Ordering::Release);
             return Self { filter, filling: None };
@@ -142,12 +143,15 @@ mod tests {
         let db = sled::Config::new().temporary(true).open().unwrap();
         let [stored, new, other] = [1, 2, 3].map(|byte| ActivationId::from_bytes([byte; 16]));
         db.insert(row::activation(stored), &[]).unwrap();
-        let empty = Known::of(&db, 0);
+        let empty = Known::of(&db, 0, 0);
         assert!(!empty.may_have(new));
-        let mut known = Known::of(&db, 1);
+        let mut known = Known::of(&db, 1, 1);
         known.insert(new);
         known.filling.take().unwrap().join().unwrap();
         assert!(known.may_have(stored) && known.may_have(new) && !known.may_have(other));
+        let rebuilt = Known::of(&db, 0, 10 * ROOM);
+        let reopened = Known::of(&db, 10 * ROOM, 0);
+        assert_eq!(rebuilt.filter.words.len(), reopened.filter.words.len());
         let unfilled = Known { filter: Arc::new(Filter::new(1)), filling: None };
         assert!(unfilled.may_have(other));
     }

@@ -165,6 +165,15 @@ impl Views {
     /// Opens the views in a directory, or new and empty ones where there are none. What cannot be
     /// believed is an error; then [`Views::delete`] and open again.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewsError> {
+        Self::open_for(directory, cache_bytes, Position::ZERO)
+    }
+
+    /// The same, for a log that has come to `head`, which they are to catch up with.
+    pub fn open_for(
+        directory: &Path,
+        cache_bytes: u64,
+        head: Position,
+    ) -> Result<Self, ViewsError> {
         let store = directory.join("sled");
         let boot = boot_id();
         if store.exists() {
@@ -182,7 +191,7 @@ impl Views {
             LogError::Engine(text) => ViewsError::Damaged(text),
             other => ViewsError::Damaged(other.to_string()),
         })?;
-        let known = Known::of(&db, checkpoint(&Rows::new(), &db)?.next.0);
+        let known = Known::of(&db, checkpoint(&Rows::new(), &db)?.next.0, head.0);
         Ok(Self { known, db, recent: RwLock::default(), directory: directory.to_owned() })
     }
 

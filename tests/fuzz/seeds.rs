@@ -20,6 +20,7 @@ use countersign::log::record::{self, Header, KeySlot};
 use countersign::log::tree::CompactRange;
 use countersign::receipt::KeyRing;
 use countersign::seal::actor::{ActorKey, ActorSeal};
+use countersign::tlog::proof::InclusionProof;
 use countersign::vault::ledger;
 use countersign::vault::master::MasterKey;
 use libfuzzer_sys::fuzz_target;
@@ -127,6 +128,14 @@ fn log(seeds: &Seeds) {
         seeds.write("manifest", &format!("backup {size}"), manifest.encode(&key).as_bytes());
         tree.push(record::hash(&record));
     }
+
+    let checkpoint = Checkpoint { size: tree.size(), root: tree.root() };
+    let (index, path) = (Position(1), vec![[5; 32]; 2]);
+    let proof = InclusionProof { index, path, checkpoint: key.sign(&checkpoint) };
+    seeds.write("proof", "proof", proof.to_string().as_bytes());
+    seeds.write("proof", "note", proof.checkpoint.as_bytes());
+    seeds.write("proof", "key", key.public().to_string().as_bytes());
+    seeds.write("proof", "tile", b"1/x001/234.p/17");
 
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("ledger");

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use countersign::proto::v1::GetSigningKeysRequest;
@@ -96,6 +96,8 @@ pub(crate) struct Watched<'a> {
     server: &'a Server,
     key: String,
     calm: Duration,
+    /// The most descriptors of the last attack.
+    peak: AtomicUsize,
 }
 
 impl<'a> Watched<'a> {
@@ -105,7 +107,19 @@ impl<'a> Watched<'a> {
         let load = Load::start(server, &key);
         tokio::time::sleep(CALM).await;
         let calm = p99(&load.end().await);
-        Self { server, key, calm }
+        Self { server, key, calm, peak: AtomicUsize::new(0) }
+    }
+
+    /// The most descriptors that the server had during the last attack.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the connections of an attack are gone.
+    pub(crate) async fn is_alone(&self) {
+        while descriptors(self.server.pid()) > OWN_DESCRIPTORS {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Runs an attack, and fails if the server lets others feel it, or may be open for more than
@@ -143,6 +157,7 @@ impl<'a> Watched<'a> {
         );
         assert!(grown < MOST_GROWTH, "{name}: {grown} bytes more");
         assert!(open <= connections + OWN_DESCRIPTORS, "{name}: {open} descriptors");
+        self.peak.store(open, Ordering::Relaxed);
         assert!(now <= NOT_SLOW.max(calm * MOST_SLOWER), "{name}: {now:?}, calm {calm:?}");
         result
     }

@@ -84,6 +84,8 @@ async fn idle_connections_keep_nobody_out() {
     let opened = watched.bears("idle connections", CONNECTIONS, open(IDLE, OF_EACH)).await;
     println!("{opened} of {IDLE} came to be");
     assert!(opened > IDLE / 2, "{opened}");
+    assert!(watched.peak() >= CONNECTIONS, "the bound was not reached: {}", watched.peak());
+    watched.is_alone().await;
     let one = open(2 * OF_ONE_CLIENT, usize::MAX);
-    watched.bears("idle connections of one client", CONNECTIONS, one).await;
+    watched.bears("idle connections of one client", OF_ONE_CLIENT, one).await;
 }

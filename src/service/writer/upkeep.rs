@@ -42,6 +42,7 @@ impl Writer {
                 self.finish_erasure(id, view.subject, reason, at, Begun::Earlier)?;
             }
         }
+        // Another server's notice could be on its way; it is one server that ends them.
         for (notice, key) in store.vault.notices() {
             if views.notice(notice).map_err(StoreError::from)?.is_none() {
                 store.vault.destroy(&[key], &mut *self.rng).map_err(StoreError::from)?;
@@ -53,8 +54,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Destroys the keys, and records that they are. What expires is what had when it began: of more
-    /// nobody is told.
+    /// Destroys the keys, and records that they are. What expires is what had when it began, under the
+    /// policy of now: of more nobody would be told.
     pub(super) fn finish_erasure(
         &mut self,
         erasure: ErasureId,
@@ -132,7 +133,7 @@ impl Writer {
                 self.commit(&[Job { request: Request::Subject(notice.subject, told), answer }])?;
             }
             Ok(_) => return Err(StoreError::Mismatch(view.created).into()),
-            // It was done before the last process ended.
+            // What the notice said went with a ledger that is newer than the log.
             Err(StoreError::Erased(_)) => {}
             Err(error) => return Err(error.into()),
         }

@@ -116,6 +116,7 @@ fuzz_target!(|data: &[u8]| {
         RefuseRequestRequest FulfilRequestRequest RectifySubjectRequest EraseSubjectRequest
         GetErasureRequest ListErasuresRequest SetRestrictionRequest SweepRetentionRequest
         RecordDisclosureRequest ListNoticesRequest SettleNoticeRequest GetHistoryRequest
-        ListActivationsRequest GetStatisticsRequest BackupRequest
+        ListActivationsRequest GetStatisticsRequest BackupRequest GetCheckpointRequest
+        GetInclusionProofRequest GetConsistencyProofRequest
     );
 });
