@@ -6,7 +6,7 @@ mod support;
 use std::convert::Infallible;
 use std::fs;
 use std::future::{Future, poll_fn};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -19,7 +19,7 @@ use countersign::proto::v1::{ActivateRequest, ActivateResponse, IssueLicenseRequ
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Bytes, Frame};
 use prost::Message as _;
-use support::{Place, Server, activation, reason};
+use support::{FOREVER, Place, Server, activation, http, reason};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -35,24 +35,10 @@ use tonic_types::StatusExt as _;
 
 const EMAIL: &str = "ada@example.com";
 const ACTIVATE: &str = "/countersign.v1.ActivationService/Activate";
-/// A test that waits for so long has failed.
-const FOREVER: Duration = Duration::from_secs(60);
-
-/// An answer to a request over plain HTTP: its first line and headers, and its body.
-fn http(address: &str, request_line: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(FOREVER)).unwrap();
-    write!(stream, "{request_line} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
-}
 
 fn with_metrics(place: &Place) -> (Server, String) {
     let server = place.start_with(&["--ops-listen", "127.0.0.1:0"]);
-    let told = String::from_utf8(server.read("run/ops")).unwrap();
-    let address = told.strip_prefix("ops=").unwrap().to_owned();
+    let address = server.operator_address();
     (server, address)
 }
 

@@ -37,6 +37,7 @@ use crate::receipt::KeyRing;
 use crate::seal::actor::{ActorKey, ActorSeal};
 use crate::service::store::{SlotCounts, Store};
 use crate::service::transparency;
+use crate::tlog::tiles;
 use crate::vault::file::{FileVault, Places};
 use crate::vault::master::{KeyFile, MasterKey};
 use crate::vault::{SlotState, Vault as _, VaultError};
@@ -388,12 +389,7 @@ impl Directory {
     /// Deletes the tiles; the server makes them again.
     pub(super) fn delete_tiles(&self) -> anyhow::Result<()> {
         let path = self.tiles_path();
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("{} cannot be deleted", path.display()))
-            }
-            _ => Ok(()),
-        }
+        tiles::delete(&path).with_context(|| format!("{} cannot be deleted", path.display()))
     }
 
     /// Deletes the views; the next [`Directory::open`] rebuilds them.

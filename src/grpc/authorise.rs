@@ -1,13 +1,13 @@
 //! Who may call what, before anything of the request is read.
 
-use std::future::{Future, ready};
-use std::pin::Pin;
+use std::future::ready;
 use std::task::{Context, Poll};
 
 use tonic::body::Body;
 use tonic::{Request, Status};
 use tower::{Layer, Service};
 
+use super::Answer;
 use super::connection::Peer;
 use super::roles::may_call;
 use super::status::denied;
@@ -24,8 +24,6 @@ impl<S> Layer<S> for Authorise {
         Authorised(inner)
     }
 }
-
-type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
 
 /// A service behind [`Authorise`].
 #[derive(Debug, Clone)]

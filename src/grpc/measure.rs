@@ -3,7 +3,6 @@
 //! Method and code come from fixed sets, so that no client can make the metrics grow.
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
@@ -17,6 +16,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::Answer;
 use super::tiles;
 use crate::metrics::{Listener, Metrics};
 use crate::proto::DESCRIPTORS;
@@ -98,8 +98,6 @@ pub(super) struct Measured<S> {
     inner: S,
     measure: Measure,
 }
-
-type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
 
 impl<S> Service<http::Request<Body>> for Measured<S>
 where

@@ -26,6 +26,7 @@ mod transparency;
 use std::future::Future;
 use std::io;
 use std::ops::RangeInclusive;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::body::Body;
 use tonic::transport::Server;
 
 use crate::backup::Source;
@@ -56,6 +58,9 @@ use traffic::Room;
 
 pub use connection::{Connection, Peer};
 pub use roles::{IdentityError, identify};
+
+/// What a layer over the services answers with.
+type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
 
 /// The bounds of a listener: what one client may cost. `docs/attacks.md` says against what each is.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]

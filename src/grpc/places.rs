@@ -224,10 +224,15 @@ mod tests {
         place.poll_lost(&mut context).is_ready()
     }
 
+    /// Clients, by number.
+    fn clients() -> impl Fn(u8) -> Client {
+        let salt = Salt::default();
+        move |number| salt.client(IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)))
+    }
+
     #[test]
     fn who_was_of_no_use_for_longest_makes_room() {
-        let salt = Salt::default();
-        let client = |last| salt.client(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+        let client = clients();
         let places = Places::new(3, 3);
         let first = places.began;
         let mut held: Vec<_> = (0..3).map(|n| places.take(client(n), first).unwrap()).collect();
@@ -244,8 +249,7 @@ mod tests {
 
     #[test]
     fn a_crowd_that_came_a_moment_ago_makes_room_for_others() {
-        let salt = Salt::default();
-        let client = |last| salt.client(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+        let client = clients();
         let places = Places::new(4, 4);
         let first = places.began;
         let mut crowd = [(); 3].map(|()| places.take(client(1), first).unwrap());
@@ -260,8 +264,7 @@ mod tests {
 
     #[test]
     fn who_uses_their_many_does_not_keep_a_crowd_of_others_safe() {
-        let salt = Salt::default();
-        let client = |last| salt.client(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+        let client = clients();
         let places = Places::new(5, 5);
         let first = places.began;
         let mut used = [(); 3].map(|()| places.take(client(1), first).unwrap());
@@ -276,8 +279,7 @@ mod tests {
 
     #[test]
     fn a_crowd_makes_room_among_itself() {
-        let salt = Salt::default();
-        let client = |last| salt.client(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+        let client = clients();
         let places = Places::new(100, 2);
         let first = places.began;
         let mut other = places.take(client(0), first).unwrap();

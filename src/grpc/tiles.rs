@@ -1,8 +1,6 @@
 //! The newest checkpoint and the tiles as plain HTTPS resources, in the paths of C2SP `tlog-tiles`.
 //! There are no entries among them: what is in the log is nobody's business.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -13,6 +11,7 @@ use hyper::body::Bytes;
 use tonic::body::Body;
 use tower::{Layer, Service as TowerService};
 
+use super::Answer;
 use crate::service::{Service, ServiceError};
 use crate::tlog::tiles::Tile;
 
@@ -47,8 +46,6 @@ pub(super) struct WithTiles<S> {
     inner: S,
     tiles: Option<Arc<Service>>,
 }
-
-type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;
 
 impl<S> TowerService<http::Request<Body>> for WithTiles<S>
 where

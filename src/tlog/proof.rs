@@ -111,27 +111,54 @@ pub fn verify_inclusion(
     path: &[Root],
     tree: &Checkpoint,
 ) -> bool {
-    let Some(mut last) = tree.size.0.checked_sub(1).filter(|last| leaf.0 <= *last) else {
+    let Some(last) = tree.size.0.checked_sub(1).filter(|last| leaf.0 <= *last) else {
         return false;
     };
-    let (mut place, mut node) = (leaf.0, *hash);
+    let (mut way, mut node) = (Way { place: leaf.0, last }, *hash);
     for other in path {
-        if last == 0 {
-            return false;
-        }
-        if place & 1 == 1 || place == last {
-            node = parent(other, &node);
-            while place & 1 == 0 && place != 0 {
-                place >>= 1;
-                last >>= 1;
-            }
-        } else {
-            node = parent(&node, other);
-        }
-        place >>= 1;
-        last >>= 1;
+        node = match way.up() {
+            Some(Side::Left) => parent(other, &node),
+            Some(Side::Right) => parent(&node, other),
+            None => return false,
+        };
     }
-    last == 0 && node == tree.root
+    way.last == 0 && node == tree.root
+}
+
+/// The way from a node to the root of a tree.
+struct Way {
+    /// The node's place in its level.
+    place: u64,
+    /// The last place of that level; 0 at the root.
+    last: u64,
+}
+
+/// Where the next hash of a path is of the node that the way has come to.
+enum Side {
+    Left,
+    Right,
+}
+
+impl Way {
+    /// Goes on to the next node that has one beside it, and to the one above both. `None`: it is the root.
+    fn up(&mut self) -> Option<Side> {
+        if self.last == 0 {
+            return None;
+        }
+        let is_right = self.place & 1 == 1 || self.place == self.last;
+        if is_right {
+            while self.place & 1 == 0 && self.place != 0 {
+                self.rise();
+            }
+        }
+        self.rise();
+        Some(if is_right { Side::Left } else { Side::Right })
+    }
+
+    fn rise(&mut self) {
+        self.place >>= 1;
+        self.last >>= 1;
+    }
 }
 
 /// Whether the hashes show that the new tree begins with the old one (RFC 9162 §2.1.4.2).
@@ -147,31 +174,23 @@ pub fn verify_consistency(old: &Checkpoint, new: &Checkpoint, path: &[Root]) -> 
     }
     let first = old.size.0.is_power_of_two().then_some(&old.root);
     let mut path = first.into_iter().chain(path);
-    let (mut place, mut last) = (old.size.0 - 1, new.size.0 - 1);
-    while place & 1 == 1 {
-        place >>= 1;
-        last >>= 1;
+    let mut way = Way { place: old.size.0 - 1, last: new.size.0 - 1 };
+    while way.place & 1 == 1 {
+        way.rise();
     }
     let Some(&start) = path.next() else { return false };
     let (mut old_node, mut new_node) = (start, start);
     for other in path {
-        if last == 0 {
-            return false;
-        }
-        if place & 1 == 1 || place == last {
-            old_node = parent(other, &old_node);
-            new_node = parent(other, &new_node);
-            while place & 1 == 0 && place != 0 {
-                place >>= 1;
-                last >>= 1;
+        match way.up() {
+            Some(Side::Left) => {
+                old_node = parent(other, &old_node);
+                new_node = parent(other, &new_node);
             }
-        } else {
-            new_node = parent(&new_node, other);
+            Some(Side::Right) => new_node = parent(&new_node, other),
+            None => return false,
         }
-        place >>= 1;
-        last >>= 1;
     }
-    last == 0 && old_node == old.root && new_node == new.root
+    way.last == 0 && old_node == old.root && new_node == new.root
 }
 
 /// A proof that a record is in the log, as a file: C2SP `tlog-proof`.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::proof::Nodes;
 use crate::domain::Position;
-use crate::log::head::Checkpoint;
+use crate::log::head::{Checkpoint, decimal};
 use crate::log::record::RecordHash;
 use crate::log::tree::{CompactRange, Root};
 
@@ -56,11 +56,11 @@ impl Tile {
     /// The tile that the path after `tile/` names, as 1/x001/234 or 0/001.p/17; `None`: none.
     pub fn parse(path: &str) -> Option<Self> {
         let (path, width) = match path.split_once(".p/") {
-            Some((path, width)) => (path, number(width).filter(|width| *width < WIDTH as u64)?),
+            Some((path, width)) => (path, decimal(width).filter(|width| *width < WIDTH as u64)?),
             None => (path, WIDTH as u64),
         };
         let (level, index) = path.split_once('/')?;
-        let level = u32::try_from(number(level)?).ok().filter(|level| *level <= TOP)?;
+        let level = u32::try_from(decimal(level)?).ok().filter(|level| *level <= TOP)?;
         let parts: Vec<&str> = index.split('/').collect();
         let (last, before) = parts.split_last()?;
         let mut index = 0u64;
@@ -97,8 +97,12 @@ impl Tile {
     }
 }
 
-fn number(text: &str) -> Option<u64> {
-    crate::log::head::decimal(text)
+/// Deletes a directory with tiles in it, if it is there.
+pub fn delete(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The tiles of a directory, to read.
@@ -261,11 +265,9 @@ impl TileWriter {
     /// Removes the tiles, to begin with nothing.
     pub fn clear(self) -> Result<Self, TilesError> {
         let path = self.tiles.0;
-        match fs::remove_dir_all(path.join("tile")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(TilesError::Io { path, error })
-            }
-            _ => Self::open(&path),
+        match delete(&path.join("tile")) {
+            Ok(()) => Self::open(&path),
+            Err(error) => Err(TilesError::Io { path, error }),
         }
     }
 

@@ -9,7 +9,7 @@ use countersign::proto::v1::GetSigningKeysRequest;
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use tokio::task::JoinHandle;
 
-use crate::support::{Server, activation};
+use crate::support::{FOREVER, Server, activation};
 
 /// How much the server's resident memory may grow.
 const MOST_GROWTH: u64 = 64 << 20;
@@ -117,9 +117,12 @@ impl<'a> Watched<'a> {
 
     /// Waits until the connections of an attack are gone.
     pub(crate) async fn is_alone(&self) {
-        while descriptors(self.server.pid()) > OWN_DESCRIPTORS {
-            tokio::task::yield_now().await;
-        }
+        let gone = async {
+            while descriptors(self.server.pid()) > OWN_DESCRIPTORS {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(FOREVER, gone).await.expect("the attack's connections stay");
     }
 
     /// Runs an attack, and fails if the server lets others feel it, or may be open for more than

@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
@@ -22,6 +23,9 @@ use tempfile::TempDir;
 use tonic::Status;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic_types::StatusExt as _;
+
+/// A test that waits for so long has failed.
+pub const FOREVER: Duration = Duration::from_secs(60);
 
 /// A directory that is gone after the test.
 pub struct Place {
@@ -222,14 +226,15 @@ impl Server {
         fs::read(self.directory.join(name)).unwrap()
     }
 
+    /// Where it serves the operator, if it was told to.
+    pub fn operator_address(&self) -> String {
+        let told = String::from_utf8(self.read("run/ops")).unwrap();
+        told.strip_prefix("ops=").unwrap().to_owned()
+    }
+
     /// Its metrics, if it was told to serve them.
     pub fn metrics(&self) -> String {
-        let told = String::from_utf8(self.read("run/ops")).unwrap();
-        let mut stream = TcpStream::connect(told.strip_prefix("ops=").unwrap()).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        http(&self.operator_address(), "GET /metrics").1
     }
 
     /// Where apps connect.
@@ -407,6 +412,17 @@ pub fn exported(zip: &Path, name: &str) -> Vec<u8> {
 /// The data of an export.
 pub fn exported_data(zip: &Path) -> serde_json::Value {
     serde_json::from_slice(&exported(zip, "data.json")).unwrap()
+}
+
+/// An answer to a request over plain HTTP: its first line and headers, and its body.
+pub fn http(address: &str, request_line: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(FOREVER)).unwrap();
+    write!(stream, "{request_line} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
 
 /// The stable reason of an error.
