@@ -39,7 +39,7 @@ const PARTS: [(&str, u32); 9] = [
     ("ledger/erasures", 8),
     ("keys/master.key", 5),
     ("keys/", 5),
-    ("views/sled/db", 10),
+    ("views/rows/", 10),
     ("views/", 4),
 ];
 /// Keys that the server does not read: they are for two people to keep.

@@ -350,7 +350,7 @@ impl Directory {
         let size = source.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
         source.vault.destroy_unused(|slot| counts.get(slot) > 0, size, &mut rand::rng())?;
         let (log, vault) = (Arc::clone(&source.log), Arc::clone(&source.vault));
-        let views = self.views(config, size)?;
+        let views = self.views(config)?;
         let store = Store { log, vault, views, counts };
         let store = self.trusted_views(config, store, progress)?;
         Ok(Opened { store, source, lock })
@@ -370,19 +370,19 @@ impl Directory {
             let Store { log, vault, views, counts } = store;
             drop(views);
             self.delete_views()?;
-            store = Store { log, vault, views: self.views(config, end)?, counts };
+            store = Store { log, vault, views: self.views(config)?, counts };
             store.catch_up(|done| progress(done, end))?;
         }
         Ok(store)
     }
 
-    fn views(&self, config: &Config, head: Position) -> anyhow::Result<Views> {
+    fn views(&self, config: &Config) -> anyhow::Result<Views> {
         let path = self.join("views");
         let cache_bytes = config.storage.views_cache_mib << 20;
-        Views::open_for(&path, cache_bytes, head).or_else(|error| {
+        Views::open(&path, cache_bytes).or_else(|error| {
             tracing::warn!("{error}; rebuilding them");
             self.delete_views()?;
-            Ok(Views::open_for(&path, cache_bytes, head)?)
+            Ok(Views::open(&path, cache_bytes)?)
         })
     }
 

@@ -1,45 +1,35 @@
 //! How events change the rows.
 
-use std::collections::btree_map::Entry;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sled::Db;
 
-use super::known::Known;
+use super::layers::ChangedLayers;
 use super::row::{
     self, ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
     NoticeRow, PagesRow, RequestRow, SCHEMA, SubjectRow,
 };
-use super::{Checkpoint, Rows, ViewsError, engine, get, ids_below, read_rows, unreadable};
+use super::{Checkpoint, ViewsError, unreadable};
 use crate::domain::{
     ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position, RequestId, Status,
     SubjectId,
 };
 
-/// How many entries a page has. sled's cost is by the row, so that a row for each entry would make
+/// How many entries a page has. The engine's cost is by the row, so that a row for each entry would make
 /// up half of what an activation costs the views; longer pages would be rewritten for too long.
 pub(super) const PAGE_ENTRIES: u8 = 32;
 
 /// Whether what is at a position is erased.
 pub type IsErased<'a> = &'a dyn Fn(Position) -> Result<bool, ViewsError>;
 
-/// The rows as events change them: the recent ones, above those on disk.
+/// The rows as events change them.
 pub(super) struct Changes<'a> {
-    db: &'a Db,
-    rows: &'a mut Rows,
-    known: &'a Known,
+    rows: ChangedLayers<'a>,
     is_erased: IsErased<'a>,
 }
 
 impl<'a> Changes<'a> {
-    pub(super) fn new(
-        db: &'a Db,
-        rows: &'a mut Rows,
-        known: &'a Known,
-        is_erased: IsErased<'a>,
-    ) -> Self {
-        Self { db, rows, known, is_erased }
+    pub(super) fn new(rows: ChangedLayers<'a>, is_erased: IsErased<'a>) -> Self {
+        Self { rows, is_erased }
     }
 
     #[allow(clippy::too_many_lines)] // an arm for each event type
@@ -209,7 +199,6 @@ impl<'a> Changes<'a> {
     ) -> Result<(String, SubjectId), ViewsError> {
         let row =
             ActivationRow { license: *license.as_bytes(), activated: position.0, ended: None };
-        self.known.insert(activation);
         self.put(row::activation(activation), &row)?;
         let kind = EntryKind::Activated { activation: *activation.as_bytes() };
         let (mut product, mut subject) = (String::new(), SubjectId::NOBODY);
@@ -231,7 +220,7 @@ impl<'a> Changes<'a> {
         count: impl FnOnce(&mut CountsRow),
     ) -> Result<(), ViewsError> {
         let key = row::counts(row::UNCOUNTED, day, product);
-        let mut counts: CountsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
+        let mut counts: CountsRow = self.rows.all().get(&key)?.unwrap_or_default();
         count(&mut counts);
         self.put(key, &counts)
     }
@@ -244,7 +233,7 @@ impl<'a> Changes<'a> {
         product: &str,
         subject: SubjectId,
     ) -> Result<bool, ViewsError> {
-        let persons = self.bytes(row::counts(prefix, day, product))?.get_or_insert_default();
+        let persons = self.rows.bytes(row::counts(prefix, day, product))?.get_or_insert_default();
         let is_new = persons.len() < row::persons_bytes(Counts::PERSONS_APART)
             && !row::persons(persons)?.contains(subject.as_bytes());
         if is_new {
@@ -256,11 +245,12 @@ impl<'a> Changes<'a> {
     /// Takes a person out of those who were counted: the counts stand.
     fn forget_person(&mut self, subject: SubjectId) -> Result<(), ViewsError> {
         let end = [row::PERSONS, &[0xFF; 5]].concat();
-        for (key, bytes) in read_rows(self.rows, self.db, row::PERSONS.to_vec()..end)? {
+        let rows: Vec<_> = self.rows.all().range(row::PERSONS..&end).collect::<Result<_, _>>()?;
+        for (key, bytes) in rows {
             let mut persons = row::persons(&bytes)?.to_vec();
             persons.retain(|person| person != subject.as_bytes());
             let left = Some(persons.concat()).filter(|left| !left.is_empty());
-            self.rows.insert(key, left);
+            self.rows.newest.insert(key, left);
         }
         Ok(())
     }
@@ -279,7 +269,7 @@ impl<'a> Changes<'a> {
             self.delete(row::counts(row::ACTIVATION_PERSONS, day, product));
         }
         let key = row::counts(row::COUNTED, day, product);
-        let mut counts: CountsRow = get(self.rows, self.db, &key)?.unwrap_or_default();
+        let mut counts: CountsRow = self.rows.all().get(&key)?.unwrap_or_default();
         counts.licenses += more.licenses;
         counts.activations += more.activations;
         counts.license_persons += more.license_persons;
@@ -323,7 +313,7 @@ impl<'a> Changes<'a> {
         kind: EntryKind,
         change: impl FnOnce(&mut SubjectRow),
     ) -> Result<(), ViewsError> {
-        let known = get::<SubjectRow>(self.rows, self.db, &row::subject(id))?;
+        let known = self.rows.all().get::<SubjectRow>(&row::subject(id))?;
         let mut row = known.unwrap_or_default();
         change(&mut row);
         let entry = EntryRow { position: position.0, kind };
@@ -337,7 +327,7 @@ impl<'a> Changes<'a> {
         change: impl FnOnce(&mut RequestRow),
     ) -> Result<(), ViewsError> {
         // That it was opened may be erased, if it was opened in an earlier year.
-        let known: Option<RequestRow> = get(self.rows, self.db, &row::request(id))?;
+        let known: Option<RequestRow> = self.rows.all().get(&row::request(id))?;
         let Some(mut row) = known else { return Ok(()) };
         change(&mut row);
         self.put(row::request(id), &row)
@@ -356,7 +346,7 @@ impl<'a> Changes<'a> {
     /// While a notice waited no erasure of the person's was final. One that seems so is read from a log
     /// in which the notice is erased.
     fn waited_for(&mut self, subject: SubjectId, created: Position) -> Result<(), ViewsError> {
-        for id in ids_below(self.rows, self.db, &row::erasures_of(subject))? {
+        for id in self.rows.all().ids_below(&row::erasures_of(subject))? {
             let id = ErasureId::from_bytes(id);
             let row: ErasureRow = self.row(&row::erasure(id))?;
             if row.is_final.is_some_and(|is_final| is_final > created.0) {
@@ -371,11 +361,11 @@ impl<'a> Changes<'a> {
     /// what they are to be told has keys of its own.
     fn finalise(&mut self, position: Position) -> Result<(), ViewsError> {
         let mut waiting = Vec::new();
-        for id in ids_below(self.rows, self.db, row::NOTICES)? {
+        for id in self.rows.all().ids_below(row::NOTICES)? {
             let row: NoticeRow = self.row(&row::notice(NoticeId::from_bytes(id)))?;
             waiting.push(row.subject);
         }
-        for id in ids_below(self.rows, self.db, row::PENDING_ERASURES)? {
+        for id in self.rows.all().ids_below(row::PENDING_ERASURES)? {
             let id = ErasureId::from_bytes(id);
             let row: ErasureRow = self.row(&row::erasure(id))?;
             if row.erased.is_some() && !waiting.contains(&row.subject) {
@@ -388,7 +378,7 @@ impl<'a> Changes<'a> {
 
     /// Takes what is erased of a person out of the rows: they are as if it had never been read.
     fn forget(&mut self, id: SubjectId) -> Result<(), ViewsError> {
-        let known = get::<SubjectRow>(self.rows, self.db, &row::subject(id))?;
+        let known = self.rows.all().get::<SubjectRow>(&row::subject(id))?;
         let Some(mut row) = known else { return Ok(()) };
         let mut kept = Vec::new();
         for entry in self.take_entries(id.as_bytes())? {
@@ -453,9 +443,10 @@ impl<'a> Changes<'a> {
 
     /// All entries of an owner, whose pages are gone afterwards.
     fn take_entries(&mut self, owner: &[u8; 16]) -> Result<Vec<EntryRow>, ViewsError> {
-        let range = row::page(owner, Position::ZERO)..row::pages_end(owner);
+        let (first, end) = (row::page(owner, Position::ZERO), row::pages_end(owner));
+        let pages: Vec<_> = self.rows.all().range(&first..&end).collect::<Result<_, _>>()?;
         let mut entries = Vec::new();
-        for (key, page) in read_rows(self.rows, self.db, range)? {
+        for (key, page) in pages {
             entries.extend(super::read_entry_rows(&page)?);
             self.delete(key);
         }
@@ -481,37 +472,26 @@ impl<'a> Changes<'a> {
     ) -> Result<(), ViewsError> {
         if matches!(pages.entries, 0 | PAGE_ENTRIES) {
             *pages = PagesRow { newest: entry.position, entries: 0 };
-            self.rows.insert(row::page(owner, Position(pages.newest)), Some(Vec::new()));
+            self.rows.newest.insert(row::page(owner, Position(pages.newest)), Some(Vec::new()));
         }
         pages.entries += 1;
-        let page = self.bytes(row::page(owner, Position(pages.newest)))?.as_mut();
+        let page = self.rows.bytes(row::page(owner, Position(pages.newest)))?.as_mut();
         let page = page.ok_or_else(unreadable)?;
         *page = postcard::to_extend(&entry, std::mem::take(page)).map_err(|_| unreadable())?;
         Ok(())
     }
 
-    /// A row's bytes, to be changed where they are.
-    fn bytes(&mut self, key: Vec<u8>) -> Result<&mut Option<Vec<u8>>, ViewsError> {
-        match self.rows.entry(key) {
-            Entry::Occupied(row) => Ok(row.into_mut()),
-            Entry::Vacant(place) => {
-                let bytes = self.db.get(place.key()).map_err(engine)?;
-                Ok(place.insert(bytes.map(|bytes| bytes.to_vec())))
-            }
-        }
-    }
-
     /// The log names nothing that it did not introduce, so a row that is not there was lost.
     fn row<R: DeserializeOwned>(&self, key: &[u8]) -> Result<R, ViewsError> {
-        get(self.rows, self.db, key)?.ok_or_else(unreadable)
+        self.rows.all().get(key)?.ok_or_else(unreadable)
     }
 
     fn put<R: Serialize>(&mut self, key: Vec<u8>, row: &R) -> Result<(), ViewsError> {
-        self.rows.insert(key, Some(postcard::to_stdvec(row).map_err(|_| unreadable())?));
+        self.rows.newest.insert(key, Some(postcard::to_stdvec(row).map_err(|_| unreadable())?));
         Ok(())
     }
 
     fn delete(&mut self, key: Vec<u8>) {
-        self.rows.insert(key, None);
+        self.rows.newest.insert(key, None);
     }
 }

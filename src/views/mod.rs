@@ -1,41 +1,39 @@
 //! The views: what the log says, arranged for questions. Disposable: whatever is wrong with them,
 //! they are deleted and built again from the log.
 //!
-//! They live in a sled of their own and are never synced while they serve. What a killed process
-//! wrote is still in the kernel's hands, but after a power cut any part of it may be missing, and
-//! sled does not always tell. So views are believed only if they were closed in order, or were
-//! written since this machine's last boot.
+//! They live in an engine of their own and are never synced while they serve. What a killed process
+//! wrote is still in the kernel's hands, but after a power cut any part of it may be missing. So views
+//! are believed only if they were closed in order, or were written since this machine's last boot.
 //!
-//! A batch costs sled two writes and two syncs, however small. So the newest rows wait in memory
-//! until there are enough for a batch, and are lost with a killed process: the log has them.
+//! The newest rows wait in memory until there are enough for a batch: many of them are changed again and
+//! again. They are lost with a killed process; the log has them.
 
 mod changes;
-mod known;
+mod layers;
 mod row;
+mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::de::DeserializeOwned;
-use sled::{Batch, Db, IVec};
 
 use crate::domain::{
     Activation, ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position,
     Product, RequestId, Status, Subject, SubjectId,
 };
-use crate::log::LogError;
 use crate::log::record::RecordHash;
-use crate::log::sled::{Contained, open_contained, plain};
 use changes::{Changes, PAGE_ENTRIES};
-use known::Known;
+use layers::Recent;
 use row::{
     ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
     NoticeRow, RequestRow, SCHEMA, SubjectRow,
 };
+use store::Store;
 
 pub use changes::IsErased;
 
@@ -125,37 +123,12 @@ pub struct Checkpoint {
 
 /// The views of one log.
 pub struct Views {
-    /// Of `db`, which it must not outlive.
-    known: Known,
-    db: Contained,
-    /// Rows that are newer than `db`. Who reads both holds the lock, so that no row is seen twice or
-    /// missed while they move.
-    recent: RwLock<Rows>,
+    store: Arc<Store>,
+    /// Rows that are newer than those in `store`. Who reads both holds the lock, so that no row is seen
+    /// twice or missed while they move.
+    recent: RwLock<Recent>,
     directory: PathBuf,
 }
-
-/// `None`: deleted.
-type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
-
-/// The keys of an owner's pages.
-struct Pages {
-    on_disk: Range<Vec<u8>>,
-    in_memory: Range<Vec<u8>>,
-}
-
-impl Pages {
-    /// From the first that is in memory on, all are: only the newest page ever changes, or all do.
-    fn of(owner: &[u8; 16], recent: &Rows) -> Self {
-        let (first, end) = (row::page(owner, Position::ZERO), row::pages_end(owner));
-        let in_memory = recent.range(first.clone()..end.clone()).next();
-        let border = in_memory.map_or_else(|| end.clone(), |(key, _)| key.clone());
-        Self { on_disk: first..border.clone(), in_memory: border..end }
-    }
-}
-
-/// How many rows wait in memory. The longer they wait, the more of them are changed again before they
-/// move; but while they move, some milliseconds for so many, activations wait.
-const RECENT_ROWS: usize = 2048;
 
 /// Says during which boot the views were written, or that they were closed in order.
 const TRUST: &str = "trust";
@@ -165,18 +138,9 @@ impl Views {
     /// Opens the views in a directory, or new and empty ones where there are none. What cannot be
     /// believed is an error; then [`Views::delete`] and open again.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewsError> {
-        Self::open_for(directory, cache_bytes, Position::ZERO)
-    }
-
-    /// The same, for a log that has come to `head`, which they are to catch up with.
-    pub fn open_for(
-        directory: &Path,
-        cache_bytes: u64,
-        head: Position,
-    ) -> Result<Self, ViewsError> {
-        let store = directory.join("sled");
+        let rows = directory.join("rows");
         let boot = boot_id();
-        if store.exists() {
+        if rows.exists() {
             let trust = fs::read_to_string(directory.join(TRUST)).unwrap_or_default();
             if trust != CLOSED && Some(trust) != boot {
                 return Err(ViewsError::Damaged("they were not closed in order".to_owned()));
@@ -184,15 +148,11 @@ impl Views {
         }
         fs::create_dir_all(directory)?;
         write_synced(&directory.join(TRUST), boot.as_deref().unwrap_or_default())?;
-        let config =
-            sled::Config::new().path(store).cache_capacity(cache_bytes).flush_every_ms(None);
-        let db = open_contained(&config).map_err(|error| match error {
-            LogError::Io(error) => ViewsError::Io(error),
-            LogError::Engine(text) => ViewsError::Damaged(text),
-            other => ViewsError::Damaged(other.to_string()),
-        })?;
-        let known = Known::of(&db, checkpoint(&Rows::new(), &db)?.next.0, head.0);
-        Ok(Self { known, db, recent: RwLock::default(), directory: directory.to_owned() })
+        let store = Arc::new(Store::open(&rows, cache_bytes)?);
+        let views = Self { store, recent: RwLock::default(), directory: directory.to_owned() };
+        // Rows of another version are none of this one's.
+        views.checkpoint()?;
+        Ok(views)
     }
 
     /// Deletes the views in a directory.
@@ -205,22 +165,18 @@ impl Views {
 
     /// Makes the views durable, so that they are believed at the next start, even after a power cut.
     pub fn close(&self) -> Result<(), ViewsError> {
-        self.settle(&mut self.write_recent())?;
-        self.db.flush().map_err(engine)?;
-        fs::File::open(self.directory.join("sled/db"))?.sync_all()?;
+        self.write_recent().settle_all(&self.store)?;
+        self.store.sync()?;
         write_synced(&self.directory.join(TRUST), CLOSED)
     }
 
     /// Whether both hold the same, row for row.
     pub fn same_as(&self, other: &Self) -> Result<bool, ViewsError> {
-        for views in [self, other] {
-            views.settle(&mut views.write_recent())?;
-        }
-        let mut theirs = other.db.iter();
-        for ours in self.db.iter() {
-            let ours = ours.map_err(engine)?;
-            match theirs.next().transpose().map_err(engine)? {
-                Some(theirs) if theirs == ours => {}
+        let (ours, theirs) = (self.read_recent(), other.read_recent());
+        let mut theirs = theirs.layers(&other.store).range(row::ALL);
+        for ours in ours.layers(&self.store).range(row::ALL) {
+            match theirs.next().transpose()? {
+                Some(theirs) if theirs == ours? => {}
                 _ => return Ok(false),
             }
         }
@@ -234,7 +190,14 @@ impl Views {
 
     /// How far they have come.
     pub fn checkpoint(&self) -> Result<Checkpoint, ViewsError> {
-        checkpoint(&self.read_recent(), &self.db)
+        let recent = self.read_recent();
+        let Some(row) = recent.layers(&self.store).get::<CheckpointRow>(row::CHECKPOINT)? else {
+            return Ok(Checkpoint { next: Position::ZERO, last: RecordHash::default() });
+        };
+        if row.schema != SCHEMA {
+            return Err(ViewsError::Damaged("they have another version's form".to_owned()));
+        }
+        Ok(Checkpoint { next: Position(row.next), last: row.last })
     }
 
     /// What is known of a person.
@@ -260,7 +223,7 @@ impl Views {
 
     /// The requests that are neither fulfilled nor refused.
     pub fn open_requests(&self) -> Result<Vec<RequestId>, ViewsError> {
-        let ids = ids_below(&self.read_recent(), &self.db, row::OPEN_REQUESTS)?;
+        let ids = self.read_recent().layers(&self.store).ids_below(row::OPEN_REQUESTS)?;
         Ok(ids.into_iter().map(RequestId::from_bytes).collect())
     }
 
@@ -277,13 +240,13 @@ impl Views {
 
     /// Every erasure that there was, in no order.
     pub fn erasures(&self) -> Result<Vec<ErasureId>, ViewsError> {
-        let ids = ids_below(&self.read_recent(), &self.db, row::ERASURES)?;
+        let ids = self.read_recent().layers(&self.store).ids_below(row::ERASURES)?;
         Ok(ids.into_iter().map(ErasureId::from_bytes).collect())
     }
 
     /// The erasures that are not final: to be carried to their end, or to wait for the next epoch.
     pub fn pending_erasures(&self) -> Result<Vec<ErasureId>, ViewsError> {
-        let ids = ids_below(&self.read_recent(), &self.db, row::PENDING_ERASURES)?;
+        let ids = self.read_recent().layers(&self.store).ids_below(row::PENDING_ERASURES)?;
         Ok(ids.into_iter().map(ErasureId::from_bytes).collect())
     }
 
@@ -298,7 +261,7 @@ impl Views {
 
     /// The notices that have not come to their end.
     pub fn notices(&self) -> Result<Vec<NoticeId>, ViewsError> {
-        let ids = ids_below(&self.read_recent(), &self.db, row::NOTICES)?;
+        let ids = self.read_recent().layers(&self.store).ids_below(row::NOTICES)?;
         Ok(ids.into_iter().map(NoticeId::from_bytes).collect())
     }
 
@@ -324,9 +287,10 @@ impl Views {
             return Ok(BTreeMap::new());
         }
         let (first, last) = days.into_inner();
-        let range = row::counts(prefix, first, "")..row::counts(prefix, last, "\u{7F}");
+        let (first, last) = (row::counts(prefix, first, ""), row::counts(prefix, last, "\u{7F}"));
         let mut days: BTreeMap<Day, ProductCounts> = BTreeMap::new();
-        for (key, value) in read_rows(&self.read_recent(), &self.db, range)? {
+        for row in self.read_recent().layers(&self.store).range(&first..&last) {
+            let (key, value) = row?;
             let (day, product) = row::day_and_product(prefix, &key).ok_or_else(unreadable)?;
             let product = Product::parse(product).map_err(|_| unreadable())?;
             let CountsRow { licenses, activations, license_persons, activation_persons } =
@@ -345,23 +309,9 @@ impl Views {
     /// Persons from an id on, at most `limit`, and fewer only where there are no more.
     pub fn subjects(&self, from: SubjectId, limit: usize) -> Result<Vec<SubjectId>, ViewsError> {
         let recent = self.read_recent();
-        let (first, end) = (row::subject(from), row::subject(SubjectId::from_bytes([0xFF; 16])));
-        let mut ids: BTreeSet<Vec<u8>> = BTreeSet::new();
-        for key in self.db.range(first.clone()..=end.clone()).keys() {
-            let key = key.map_err(engine)?.to_vec();
-            // What is in memory may be that it is deleted.
-            if !recent.contains_key(&key) {
-                ids.insert(key);
-            }
-            if ids.len() == limit {
-                break;
-            }
-        }
-        let in_memory = recent.range(first..=end).filter(|(_, row)| row.is_some());
-        ids.extend(in_memory.take(limit).map(|(key, _)| key.clone()));
-        ids.into_iter()
-            .take(limit)
-            .map(|key| SubjectId::try_from(&key[1..]).map_err(|_| unreadable()))
+        let rows = recent.layers(&self.store).range(&row::subject(from)..row::SUBJECTS_END);
+        rows.take(limit)
+            .map(|row| SubjectId::try_from(&row?.0[1..]).map_err(|_| unreadable()))
             .collect()
     }
 
@@ -380,9 +330,6 @@ impl Views {
 
     /// What is known of an activation.
     pub fn activation(&self, id: ActivationId) -> Result<Option<Activation>, ViewsError> {
-        if !self.known.may_have(id) {
-            return Ok(None);
-        }
         let row = self.get::<ActivationRow>(&row::activation(id))?;
         Ok(row.map(|row| Activation {
             license: LicenseId::from_bytes(row.license),
@@ -419,13 +366,11 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<ActivationId>, ViewsError> {
         let recent = self.read_recent();
-        let pages = Pages::of(id.as_bytes(), &recent);
-        let newer = recent.range(pages.in_memory).rev();
-        let newer = newer.filter_map(|(_, page)| page.as_deref()).map(read_page);
-        let older = self.db.range(pages.on_disk).rev().map(read_stored_page);
+        let (first, end) =
+            (row::page(id.as_bytes(), Position::ZERO), row::pages_end(id.as_bytes()));
         let mut newest = Vec::new();
-        for page in newer.chain(older) {
-            newest.extend(page?.into_iter().rev().filter_map(|entry| entry.activated));
+        for page in recent.layers(&self.store).range_back(&first..&end) {
+            newest.extend(read_page(&page?.1)?.rev().filter_map(|entry| entry.activated));
             if newest.len() >= limit {
                 break;
             }
@@ -441,24 +386,16 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<Entry>, ViewsError> {
         let recent = self.read_recent();
-        let Pages { mut on_disk, mut in_memory } = Pages::of(owner, &recent);
+        let layers = recent.layers(&self.store);
         // The page that `from` is in begins at it or before.
-        let until = row::page(owner, from);
-        if in_memory.start <= until {
-            let mut before = recent.range(in_memory.start.clone()..=until).rev();
-            if let Some((page, _)) = before.find(|(_, page)| page.is_some()) {
-                in_memory.start.clone_from(page);
-            }
-            on_disk.end.clone_from(&on_disk.start);
-        } else if let Some(page) = self.db.range(on_disk.start.clone()..=until).next_back() {
-            on_disk.start = page.map_err(engine)?.0.to_vec();
+        let mut first = row::page(owner, from);
+        let before = layers.range_back(&row::page(owner, Position::ZERO)..&first).next();
+        if let Some((key, _)) = before.transpose()? {
+            first = key;
         }
-        let older = self.db.range(on_disk).map(read_stored_page);
-        let newer = recent.range(in_memory);
-        let newer = newer.filter_map(|(_, page)| page.as_deref()).map(read_page);
         let mut entries = Vec::new();
-        for page in older.chain(newer) {
-            entries.extend(page?.into_iter().filter(|entry| entry.position >= from));
+        for page in layers.range(&first..&row::pages_end(owner)) {
+            entries.extend(read_page(&page?.1)?.filter(|entry| entry.position >= from));
             if entries.len() >= limit {
                 break;
             }
@@ -477,66 +414,29 @@ impl Views {
         is_erased: IsErased<'_>,
     ) -> Result<(), ViewsError> {
         let mut recent = self.write_recent();
-        let mut changes = Changes::new(&self.db, &mut recent, &self.known, is_erased);
+        let mut changes = Changes::new(recent.changes(&self.store), is_erased);
         for (position, event) in events {
             changes.apply(position, event)?;
         }
         changes.checkpoint(end)?;
-        if recent.len() >= RECENT_ROWS { self.settle(&mut recent) } else { Ok(()) }
+        recent.settle(&self.store)
     }
 
-    /// Moves the recent rows to disk in one atomic batch. The checkpoint is among them.
-    fn settle(&self, recent: &mut Rows) -> Result<(), ViewsError> {
-        let mut batch = Batch::default();
-        for (key, value) in std::mem::take(recent) {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        self.db.apply_batch(batch).map_err(engine)
-    }
-
-    fn read_recent(&self) -> RwLockReadGuard<'_, Rows> {
+    fn read_recent(&self) -> RwLockReadGuard<'_, Recent> {
         self.recent.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_recent(&self) -> RwLockWriteGuard<'_, Rows> {
+    fn write_recent(&self) -> RwLockWriteGuard<'_, Recent> {
         self.recent.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, ViewsError> {
-        get(&self.read_recent(), &self.db, key)
+        self.read_recent().layers(&self.store).get(key)
     }
 }
 
-fn checkpoint(recent: &Rows, db: &Db) -> Result<Checkpoint, ViewsError> {
-    let Some(row) = get::<CheckpointRow>(recent, db, row::CHECKPOINT)? else {
-        return Ok(Checkpoint { next: Position::ZERO, last: RecordHash::default() });
-    };
-    if row.schema != SCHEMA {
-        return Err(ViewsError::Damaged("they have another version's form".to_owned()));
-    }
-    Ok(Checkpoint { next: Position(row.next), last: row.last })
-}
-
-fn get<R: DeserializeOwned>(recent: &Rows, db: &Db, key: &[u8]) -> Result<Option<R>, ViewsError> {
-    read_bytes(recent, db, key)?.map(|bytes| read(&bytes)).transpose()
-}
-
-fn read_bytes(recent: &Rows, db: &Db, key: &[u8]) -> Result<Option<Vec<u8>>, ViewsError> {
-    match recent.get(key) {
-        Some(bytes) => Ok(bytes.clone()),
-        None => Ok(db.get(key).map_err(engine)?.map(|bytes| bytes.to_vec())),
-    }
-}
-
-fn read_stored_page(row: sled::Result<(IVec, IVec)>) -> Result<Vec<Entry>, ViewsError> {
-    read_page(&row.map_err(engine)?.1)
-}
-
-fn read_page(bytes: &[u8]) -> Result<Vec<Entry>, ViewsError> {
-    let entries = read_entry_rows(bytes)?.into_iter().map(|row| {
+fn read_page(bytes: &[u8]) -> Result<impl DoubleEndedIterator<Item = Entry>, ViewsError> {
+    Ok(read_entry_rows(bytes)?.into_iter().map(|row| {
         let (issued, activated) = match row.kind {
             EntryKind::Issued { license } => (Some(LicenseId::from_bytes(license)), None),
             EntryKind::Activated { activation } => {
@@ -546,8 +446,7 @@ fn read_page(bytes: &[u8]) -> Result<Vec<Entry>, ViewsError> {
         };
         let disclosed = matches!(row.kind, EntryKind::Disclosed);
         Entry { position: Position(row.position), issued, activated, disclosed }
-    });
-    Ok(entries.collect())
+    }))
 }
 
 fn read_entry_rows(mut bytes: &[u8]) -> Result<Vec<EntryRow>, ViewsError> {
@@ -560,46 +459,12 @@ fn read_entry_rows(mut bytes: &[u8]) -> Result<Vec<EntryRow>, ViewsError> {
     Ok(entries)
 }
 
-/// The rows of a range, the recent ones above those on disk.
-fn read_rows(
-    recent: &Rows,
-    db: &Db,
-    range: Range<Vec<u8>>,
-) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, ViewsError> {
-    let mut rows = BTreeMap::new();
-    for row in db.range(range.clone()) {
-        let (key, value) = row.map_err(engine)?;
-        rows.insert(key.to_vec(), value.to_vec());
-    }
-    for (key, value) in recent.range(range) {
-        match value {
-            Some(value) => rows.insert(key.clone(), value.clone()),
-            None => rows.remove(key),
-        };
-    }
-    Ok(rows)
-}
-
-/// The ids that follow a prefix in the keys of rows.
-fn ids_below(recent: &Rows, db: &Db, prefix: &[u8]) -> Result<Vec<[u8; 16]>, ViewsError> {
-    let end = [prefix, &[0xFF; 17]].concat();
-    let rows = read_rows(recent, db, prefix.to_vec()..end)?;
-    rows.into_keys().map(|key| key[prefix.len()..].try_into().map_err(|_| unreadable())).collect()
-}
-
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewsError> {
     postcard::from_bytes(bytes).map_err(|_| unreadable())
 }
 
 fn unreadable() -> ViewsError {
     ViewsError::Damaged("a row is missing or cannot be read".to_owned())
-}
-
-fn engine(error: sled::Error) -> ViewsError {
-    match error {
-        sled::Error::Io(error) => ViewsError::Io(plain(error)),
-        other => ViewsError::Damaged(other.to_string()),
-    }
 }
 
 fn write_synced(path: &Path, text: &str) -> Result<(), ViewsError> {

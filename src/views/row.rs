@@ -10,7 +10,7 @@ use crate::domain::{
 };
 
 /// A change of any row or key. Views of another version are rebuilt.
-pub(super) const SCHEMA: u32 = 6;
+pub(super) const SCHEMA: u32 = 7;
 
 /// How far the log is in the views.
 #[derive(Serialize, Deserialize)]
@@ -119,6 +119,9 @@ pub(super) enum EntryKind {
     Other,
 }
 
+/// Between the first key that there may be and what follows the last.
+pub(super) const ALL: std::ops::Range<&[u8]> = b""..b"\xFF";
+
 pub(super) const CHECKPOINT: &[u8] = b"c";
 /// The vault's epoch, as far as the log tells.
 pub(super) const EPOCH: &[u8] = b"v";
@@ -127,12 +130,15 @@ pub(super) fn subject(id: SubjectId) -> Vec<u8> {
     [b"s".as_slice(), id.as_bytes()].concat()
 }
 
+/// A key after those of all persons.
+pub(super) const SUBJECTS_END: &[u8] = b"t";
+
 pub(super) fn license(id: LicenseId) -> Vec<u8> {
     [b"l".as_slice(), id.as_bytes()].concat()
 }
 
 pub(super) fn activation(id: ActivationId) -> Vec<u8> {
-    [ACTIVATIONS, id.as_bytes()].concat()
+    [b"a".as_slice(), id.as_bytes()].concat()
 }
 
 pub(super) fn request(id: RequestId) -> Vec<u8> {
@@ -181,8 +187,6 @@ pub(super) fn day_and_product<'k>(prefix: &[u8], key: &'k [u8]) -> Option<(Day, 
     Some((Day(i32::from_be_bytes(*day) ^ i32::MIN), std::str::from_utf8(product).ok()?))
 }
 
-/// What the keys of activations begin with.
-pub(super) const ACTIVATIONS: &[u8] = b"a";
 /// What the keys of notices begin with.
 pub(super) const NOTICES: &[u8] = b"n";
 /// What the keys of counts begin with that no event states yet.

@@ -7,6 +7,7 @@ mod load;
 mod support;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -185,6 +186,17 @@ async fn receipts_are_the_same(server: &Server, generations: &[Generation]) -> u
     seen.len()
 }
 
+fn overwrite_files_below(directory: &Path) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            overwrite_files_below(&path);
+        } else {
+            std::fs::write(path, [0xFF; 5000]).unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn views_that_are_lost_or_damaged_come_back_by_themselves() {
     let place = Place::new();
@@ -197,9 +209,9 @@ async fn views_that_are_lost_or_damaged_come_back_by_themselves() {
     let views = place.directory().join("views");
     let ruin: [&dyn Fn(); 4] = [
         &|| std::fs::remove_dir_all(&views).unwrap(),
-        &|| std::fs::write(views.join("sled/db"), [0xFF; 5000]).unwrap(),
+        &|| overwrite_files_below(&views.join("rows")),
         &|| std::fs::write(views.join("trust"), "a power cut").unwrap(),
-        &|| std::fs::write(views.join("sled/conf"), b"nonsense").unwrap(),
+        &|| std::fs::remove_dir_all(views.join("rows/keyspaces")).unwrap(),
     ];
     for (used, ruin) in (5..).zip(ruin) {
         ruin();

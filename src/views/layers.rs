@@ -1,0 +1,212 @@
+//! Rows in memory above rows on disk. What is newest is changed in memory; when it has become enough, it
+//! moves to disk in the background, and stays readable in memory until it is there.
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use serde::de::DeserializeOwned;
+
+use super::store::Store;
+use super::{ViewsError, read, unreadable};
+
+/// Rows by their keys. `None`: deleted.
+pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// How many rows wait in memory. The longer they wait, the more of them are changed again before they
+/// move.
+pub(super) const RECENT_ROWS: usize = 4096;
+/// With so many the disk is too slow for what happens, and is waited for.
+const MOST_ROWS: usize = 4 * RECENT_ROWS;
+
+/// The rows that are in memory.
+#[derive(Default)]
+pub(super) struct Recent {
+    newest: Rows,
+    moving: Option<Moving>,
+}
+
+/// Rows on their way to disk, or there already.
+struct Moving {
+    rows: Arc<Rows>,
+    writing: JoinHandle<Result<(), ViewsError>>,
+}
+
+impl Recent {
+    pub(super) fn layers<'a>(&'a self, store: &'a Store) -> Layers<'a> {
+        let moving = self.moving.as_ref().map(|moving| moving.rows.as_ref());
+        Layers { newest: &self.newest, moving, store }
+    }
+
+    pub(super) fn changes<'a>(&'a mut self, store: &'a Store) -> ChangedLayers<'a> {
+        let moving = self.moving.as_ref().map(|moving| moving.rows.as_ref());
+        ChangedLayers { newest: &mut self.newest, moving, store }
+    }
+
+    /// Begins to move the newest rows, in one atomic batch, where there are enough of them.
+    pub(super) fn settle(&mut self, store: &Arc<Store>) -> Result<(), ViewsError> {
+        let is_moving = self.moving.as_ref().is_some_and(|moving| !moving.writing.is_finished());
+        let is_urgent = self.newest.len() >= MOST_ROWS;
+        if self.newest.len() < RECENT_ROWS || (is_moving && !is_urgent) {
+            return Ok(());
+        }
+        self.wait()?;
+        let rows = Arc::new(std::mem::take(&mut self.newest));
+        let (store_, rows_) = (Arc::clone(store), Arc::clone(&rows));
+        let write = move || store_.write(rows_.iter());
+        match thread::Builder::new().name("views".to_owned()).spawn(write) {
+            Ok(writing) => self.moving = Some(Moving { rows, writing }),
+            // Without a thread it takes its time here.
+            Err(_) => store.write(rows.iter())?,
+        }
+        Ok(())
+    }
+
+    /// Moves all rows to disk.
+    pub(super) fn settle_all(&mut self, store: &Store) -> Result<(), ViewsError> {
+        self.wait()?;
+        store.write(&self.newest)?;
+        self.newest.clear();
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), ViewsError> {
+        let Some(moving) = self.moving.take() else { return Ok(()) };
+        let written = moving.writing.join();
+        written.unwrap_or_else(|_| Err(ViewsError::Damaged("they cannot be written".to_owned())))
+    }
+}
+
+impl Drop for Recent {
+    fn drop(&mut self) {
+        // Nobody is left to tell; the views are behind the log then, which the next start sees.
+        let _ = self.wait();
+    }
+}
+
+/// All rows, the recent ones above those on disk.
+#[derive(Clone, Copy)]
+pub(super) struct Layers<'a> {
+    newest: &'a Rows,
+    moving: Option<&'a Rows>,
+    store: &'a Store,
+}
+
+/// The same, the newest of which can be changed.
+pub(super) struct ChangedLayers<'a> {
+    pub(super) newest: &'a mut Rows,
+    moving: Option<&'a Rows>,
+    store: &'a Store,
+}
+
+impl ChangedLayers<'_> {
+    pub(super) fn all(&self) -> Layers<'_> {
+        Layers { newest: self.newest, moving: self.moving, store: self.store }
+    }
+
+    /// A row's bytes, to be changed where they are.
+    pub(super) fn bytes(&mut self, key: Vec<u8>) -> Result<&mut Option<Vec<u8>>, ViewsError> {
+        use std::collections::btree_map::Entry;
+        match self.newest.entry(key) {
+            Entry::Occupied(row) => Ok(row.into_mut()),
+            Entry::Vacant(place) => {
+                let bytes = older(self.moving, self.store, place.key())?;
+                Ok(place.insert(bytes))
+            }
+        }
+    }
+}
+
+impl<'a> Layers<'a> {
+    pub(super) fn get<R: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<R>, ViewsError> {
+        if let Some(bytes) = self.newest.get(key) {
+            return bytes.as_deref().map(read).transpose();
+        }
+        older(self.moving, self.store, key)?.as_deref().map(read).transpose()
+    }
+
+    /// The rows of a range, first to last.
+    pub(super) fn range(
+        self,
+        range: Range<&[u8]>,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> + use<'a> {
+        let recent = self.recent(&range).into_iter().peekable();
+        Merged { recent, stored: self.store.range(range).peekable(), is_reversed: false }
+    }
+
+    /// The rows of a range, last to first.
+    pub(super) fn range_back(
+        self,
+        range: Range<&[u8]>,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> + use<'a> {
+        let recent = self.recent(&range).into_iter().rev().peekable();
+        Merged { recent, stored: self.store.range(range).rev().peekable(), is_reversed: true }
+    }
+
+    /// The ids that follow a prefix in the keys of rows.
+    pub(super) fn ids_below(self, prefix: &[u8]) -> Result<Vec<[u8; 16]>, ViewsError> {
+        let end = [prefix, &[0xFF; 17]].concat();
+        self.range(prefix..&end)
+            .map(|row| row?.0[prefix.len()..].try_into().map_err(|_| unreadable()))
+            .collect()
+    }
+
+    fn recent(self, range: &Range<&[u8]>) -> BTreeMap<&'a [u8], Option<&'a [u8]>> {
+        let bounds = (std::ops::Bound::Included(range.start), std::ops::Bound::Excluded(range.end));
+        let moving = self.moving.into_iter().flat_map(|rows| rows.range::<[u8], _>(bounds));
+        let newest = self.newest.range::<[u8], _>(bounds);
+        moving.chain(newest).map(|(key, value)| (key.as_slice(), value.as_deref())).collect()
+    }
+}
+
+fn older(moving: Option<&Rows>, store: &Store, key: &[u8]) -> Result<Option<Vec<u8>>, ViewsError> {
+    match moving.and_then(|rows| rows.get(key)) {
+        Some(bytes) => Ok(bytes.clone()),
+        None => Ok(store.get(key)?.map(|bytes| bytes.to_vec())),
+    }
+}
+
+/// Recent rows and stored ones, both in order; of two with one key the recent one.
+struct Merged<R: Iterator, S: Iterator> {
+    recent: Peekable<R>,
+    stored: Peekable<S>,
+    is_reversed: bool,
+}
+
+impl<'a, R, S, B> Iterator for Merged<R, S>
+where
+    R: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    S: Iterator<Item = Result<(B, B), ViewsError>>,
+    B: AsRef<[u8]>,
+{
+    type Item = Result<(Vec<u8>, Vec<u8>), ViewsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        use std::cmp::Ordering;
+        loop {
+            let order = match (self.recent.peek(), self.stored.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) | (_, Some(Err(_))) => Ordering::Greater,
+                (Some((recent, _)), Some(Ok((stored, _)))) => {
+                    let order = (*recent).cmp(stored.as_ref());
+                    if self.is_reversed { order.reverse() } else { order }
+                }
+            };
+            if order == Ordering::Greater {
+                let row = self.stored.next()?;
+                return Some(
+                    row.map(|(key, value)| (key.as_ref().to_vec(), value.as_ref().to_vec())),
+                );
+            }
+            if order == Ordering::Equal {
+                self.stored.next();
+            }
+            if let (key, Some(value)) = self.recent.next()? {
+                return Some(Ok((key.to_vec(), value.to_vec())));
+            }
+        }
+    }
+}

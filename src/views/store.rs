@@ -1,0 +1,87 @@
+//! The rows on disk: an LSM tree. Views are small rows with random keys, many of them written again and
+//! again. A B-tree's cost of these grows with its size, as does what sled keeps in memory of it: at two
+//! million activations 43 µs and 10 GB, where this one takes 11 µs and 190 MB.
+
+use std::ops::Range;
+use std::path::Path;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+
+use super::ViewsError;
+use crate::log::contained::contain;
+
+/// What is written since the last flush to a table; as much again waits while it is flushed.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// The least that the engine allows. What is in no table yet is in the journal, and read at a start.
+const JOURNAL_BYTES: u64 = 64 << 20;
+const OPEN_FILES: usize = 128;
+
+/// The rows of one log's views.
+pub(super) struct Store {
+    database: Database,
+    rows: Keyspace,
+}
+
+impl Store {
+    /// Opens the rows in a directory, or makes new ones. `cache_bytes` bounds what is kept in memory of
+    /// what was read.
+    pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewsError> {
+        let open = || {
+            let database = Database::builder(directory)
+                .cache_size(cache_bytes)
+                .max_journaling_size(JOURNAL_BYTES)
+                .max_cached_files(Some(OPEN_FILES))
+                .worker_threads(1)
+                .open()?;
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+            let rows = database.keyspace("rows", options)?;
+            Ok(Self { database, rows })
+        };
+        // Files that are damaged may be more than the engine expects.
+        let opened = contain(open);
+        opened.unwrap_or_else(|| Err(ViewsError::Damaged("they cannot be read".to_owned())))
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Slice>, ViewsError> {
+        Ok(self.rows.get(key)?)
+    }
+
+    /// The rows of a range, in order.
+    pub(super) fn range(
+        &self,
+        range: Range<&[u8]>,
+    ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice), ViewsError>> + use<> {
+        self.rows.range(range).map(|row| Ok(row.into_inner()?))
+    }
+
+    /// Writes rows in one atomic batch, the deleted ones as `None`.
+    pub(super) fn write<'r>(
+        &self,
+        rows: impl IntoIterator<Item = (&'r Vec<u8>, &'r Option<Vec<u8>>)>,
+    ) -> Result<(), ViewsError> {
+        let mut batch = self.database.batch();
+        for (key, value) in rows {
+            match value {
+                Some(value) => batch.insert(&self.rows, key.as_slice(), value.as_slice()),
+                None => batch.remove(&self.rows, key.as_slice()),
+            }
+        }
+        Ok(batch.commit()?)
+    }
+
+    /// Makes all that was written durable.
+    pub(super) fn sync(&self) -> Result<(), ViewsError> {
+        Ok(self.database.persist(PersistMode::SyncAll)?)
+    }
+}
+
+impl From<fjall::Error> for ViewsError {
+    fn from(error: fjall::Error) -> Self {
+        match error {
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+                Self::Io(error)
+            }
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
