@@ -1,7 +1,10 @@
 //! What is stored: the log, the vault and the views, and how an event is read back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
 
 use crate::domain::{
     Email, Event, License, LicenseId, LicenseKey, PersonName, Position, PrivacyRequest, Progress,
@@ -91,6 +94,18 @@ pub struct Issued {
     pub terms: Terms,
     /// When.
     pub at: Timestamp,
+}
+
+/// A page of the log, opened.
+struct Page {
+    /// What was not erased.
+    events: Vec<(Position, Event)>,
+    /// The position after it.
+    end: Position,
+    /// The hash of its last record, if it has any.
+    last: Option<RecordHash>,
+    /// Whether the log ends with it.
+    is_last: bool,
 }
 
 impl Store {
@@ -212,26 +227,52 @@ impl Store {
 
     /// Brings the views up to the log. `progress` is told each position.
     pub fn catch_up(&self, mut progress: impl FnMut(Position)) -> Result<(), StoreError> {
-        let mut reader = Reader::new(self.vault.as_ref());
-        let mut next = self.views.checkpoint()?.next;
-        loop {
-            let page = self.log.read(next, PAGE)?;
-            let mut events = Vec::with_capacity(page.len());
-            for bytes in &page {
-                // What was erased is as if it had never been there.
-                events.extend(reader.read(next, bytes)?.map(|event| (next, event)));
-                next = next.plus(1);
-            }
-            if let Some(last) = page.last() {
-                let events = events.iter().map(|(position, event)| (*position, event));
-                let end = Checkpoint { next, last: record::hash(last) };
+        let mut take_in = |page: Page| {
+            if let Some(last) = page.last {
+                let events = page.events.iter().map(|(position, event)| (*position, event));
+                let end = Checkpoint { next: page.end, last };
                 self.views.apply(events, end, &|position| self.is_erased(position))?;
             }
-            progress(next);
-            if page.len() < PAGE {
-                return Ok(());
-            }
+            progress(page.end);
+            Ok::<_, StoreError>(page.is_last)
+        };
+        let from = self.views.checkpoint()?.next;
+        if take_in(self.page(from)?)? {
+            return Ok(());
         }
+        // What is behind by more has its pages opened ahead, on all processors.
+        let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+        thread::scope(|scope| {
+            let mut next = from.plus(PAGE as u64);
+            let mut opening = VecDeque::new();
+            loop {
+                while opening.len() <= at_once {
+                    let first = next;
+                    opening.push_back(scope.spawn(move || self.page(first)));
+                    next = next.plus(PAGE as u64);
+                }
+                let Some(page) = opening.pop_front() else { return Ok(()) };
+                let page = page.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+                if take_in(page)? {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    /// Opens a page of the log.
+    fn page(&self, first: Position) -> Result<Page, StoreError> {
+        let records = self.log.read(first, PAGE)?;
+        let mut reader = Reader::new(self.vault.as_ref());
+        let mut events = Vec::with_capacity(records.len());
+        let mut end = first;
+        for bytes in &records {
+            // What was erased is as if it had never been there.
+            events.extend(reader.read(end, bytes)?.map(|event| (end, event)));
+            end = end.plus(1);
+        }
+        let last = records.last().map(|bytes| record::hash(bytes));
+        Ok(Page { events, end, last, is_last: records.len() < PAGE })
     }
 
     /// Whether the views are of this log: it has the record that they ended with.

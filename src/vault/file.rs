@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -18,7 +18,7 @@ use rand::CryptoRng;
 use super::index::Index;
 use super::ledger::{self, Entries, Ledger};
 use super::master::{KeyFile, MasterKey, sync_parent};
-use super::slot::{Content, LIVE, SLOT_BYTES, VERSION, Wrap, epoch, is_whole};
+use super::slot::{Content, LIVE, SLOT_BYTES, Slot, VERSION, Wrap, epoch, is_whole};
 use super::{Fingerprint, KeyName, NewKey, SlotState, Vault, VaultError, fingerprint};
 use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
@@ -26,6 +26,8 @@ use crate::seal::{DataKey, LookupTag, TagKey};
 
 /// How many slots the file grows by: 128 KiB, so that growth costs one sync in a thousand keys.
 const CHUNK_SLOTS: u32 = 1024;
+/// How many slots are read and opened at once: 4 MiB.
+const OPENED_AT_ONCE: u32 = 32 * 1024;
 const TAG_KEY_SLOT: KeySlot = KeySlot(0);
 
 /// Where a vault and what belongs to it lie.
@@ -88,15 +90,19 @@ impl FileVault {
     pub fn open(places: Places, rng: &mut dyn CryptoRng) -> Result<Self, VaultError> {
         let (mut ledger, entries) = Ledger::open(&places.ledger)?;
         let file = OpenOptions::new().read(true).write(true).open(&places.vault);
-        let mut file = file.map_err(|error| match error.kind() {
+        let file = file.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => VaultError::Gone(places.vault.clone()),
             _ => error.into(),
         })?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
         // A remainder is growth that a power cut interrupted; it was never used.
-        let (slots, _) = bytes.as_chunks::<SLOT_BYTES>();
-        let (first, rest) = slots.split_first().ok_or(VaultError::Foreign)?;
+        let slots = file.metadata()?.len() / SLOT_BYTES as u64;
+        let slots = u32::try_from(slots).map_err(|_| VaultError::Foreign)?;
+        if slots == 0 {
+            return Err(VaultError::Foreign);
+        }
+        let [first] = &read_slots(&file, TAG_KEY_SLOT.0, 1)?[..] else {
+            return Err(VaultError::Foreign);
+        };
         if first[0] != LIVE || first[1] != VERSION {
             return Err(VaultError::Foreign);
         }
@@ -123,19 +129,14 @@ impl FileVault {
             holes: HashSet::new(),
             overwritten: Vec::new(),
             next: 1,
-            slots: u32::try_from(slots.len()).map_err(|_| VaultError::Foreign)?,
+            slots,
         };
-        for (number, slot) in (1..).map(KeySlot).zip(rest) {
-            match state.wrap.open(number, slot)? {
-                Some(Content::Key(key, ..)) => state.index.insert(number, &key)?,
-                Some(Content::Destroyed(_)) => {
-                    state.destroyed.insert(number);
-                }
-                Some(Content::TagKey(_)) => return Err(VaultError::Damaged(number)),
-                None => continue,
+        for first in (1..slots).step_by(OPENED_AT_ONCE as usize) {
+            let bytes = read_slots(&state.file, first, OPENED_AT_ONCE.min(slots - first))?;
+            for (number, content) in (first..).map(KeySlot).zip(state.wrap.open_all(first, &bytes))
+            {
+                state.found(number, content?.as_ref())?;
             }
-            state.holes.extend((state.next..number.0).map(KeySlot));
-            state.next = number.0 + 1;
         }
         // What the next key's bytes would be is not for others to find in a file that is left over.
         remove_if_there(&staged(&places.vault))?;
@@ -193,6 +194,21 @@ impl FileVault {
 }
 
 impl State {
+    /// Takes in what is in a slot. They come in their order.
+    fn found(&mut self, number: KeySlot, content: Option<&Content>) -> Result<(), VaultError> {
+        match content {
+            Some(Content::Key(key, ..)) => self.index.insert(number, key)?,
+            Some(Content::Destroyed(_)) => {
+                self.destroyed.insert(number);
+            }
+            Some(Content::TagKey(_)) => return Err(VaultError::Damaged(number)),
+            None => return Ok(()),
+        }
+        self.holes.extend((self.next..number.0).map(KeySlot));
+        self.next = number.0 + 1;
+        Ok(())
+    }
+
     fn is_used(&self, slot: KeySlot) -> bool {
         slot != TAG_KEY_SLOT && slot.0 < self.next
     }
@@ -236,19 +252,23 @@ impl State {
         for first in (0..self.slots).step_by(CHUNK_SLOTS as usize) {
             // The last chunk is shorter in a copy, and where a power cut interrupted the file's growth.
             let count = CHUNK_SLOTS.min(self.slots - first);
-            let mut chunk = vec![0; count as usize * SLOT_BYTES];
-            self.file.read_exact_at(&mut chunk, offset(first))?;
-            let (slots, _) = chunk.as_chunks_mut::<SLOT_BYTES>();
-            for (number, slot) in (first..).map(KeySlot).zip(slots) {
+            let mut slots = read_slots(&self.file, first, count)?;
+            for (number, slot) in (first..).map(KeySlot).zip(&mut slots) {
                 if let Some(content) = self.wrap.open(number, slot)? {
                     *slot = wrap.seal(number, &content, rng)?;
                 }
             }
-            file.write_all(&chunk)?;
+            file.write_all(slots.as_flattened())?;
         }
         file.sync_all()?;
         Ok(file)
     }
+}
+
+fn read_slots(file: &File, first: u32, count: u32) -> Result<Vec<Slot>, VaultError> {
+    let mut slots = vec![[0; SLOT_BYTES]; count as usize];
+    file.read_exact_at(slots.as_flattened_mut(), offset(first))?;
+    Ok(slots)
 }
 
 /// Makes room up to `slots`, durably.

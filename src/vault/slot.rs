@@ -20,6 +20,10 @@
 //!
 //! A slot lies within one 512-byte sector, which a disk writes whole or not at all.
 
+use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::thread::{self, ScopedJoinHandle};
+
 use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use rand::CryptoRng;
@@ -40,6 +44,9 @@ const SEALED: std::ops::Range<usize> = 32..32 + PLAINTEXT_BYTES + TAG_BYTES;
 const PLAINTEXT_BYTES: usize = 67;
 const HEAD: std::ops::Range<usize> = 115..123;
 const CHECKSUM_AT: usize = SLOT_BYTES - 4;
+
+/// Fewer are opened sooner than a thread is started.
+const FEWEST_A_THREAD: usize = 256;
 
 pub(super) type Slot = [u8; SLOT_BYTES];
 type Plaintext = Zeroizing<[u8; PLAINTEXT_BYTES]>;
@@ -116,6 +123,29 @@ impl Wrap {
         let content = Content::from_bytes(&plaintext, head(slot));
         let content = content.filter(|content| content.state() == slot[0]);
         content.map(Some).ok_or(VaultError::Damaged(number))
+    }
+}
+
+impl Wrap {
+    /// Opens neighbours, on all processors.
+    pub(super) fn open_all(
+        &self,
+        first: u32,
+        slots: &[Slot],
+    ) -> Vec<Result<Option<Content>, VaultError>> {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let share = slots.len().div_ceil(processors).max(FEWEST_A_THREAD);
+        let open = |(number, slot): (u32, &Slot)| self.open(KeySlot(number), slot);
+        thread::scope(|scope| {
+            let shares = slots.chunks(share).zip((first..).step_by(share));
+            let opening: Vec<_> = shares
+                .map(|(slots, first)| {
+                    scope.spawn(move || (first..).zip(slots).map(open).collect::<Vec<_>>())
+                })
+                .collect();
+            let opened = opening.into_iter().map(ScopedJoinHandle::join);
+            opened.flat_map(|opened| opened.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        })
     }
 }
 
