@@ -9,9 +9,9 @@ use std::process::{Command, Output};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use countersign::domain::{Event, Position};
+use countersign::domain::{Event, Position, Timestamp};
 use countersign::log::head::{self, Checkpoint, LogKey};
-use countersign::log::note::VerifierKey;
+use countersign::log::note::{Algorithm, SignerKey, VerifierKey};
 use countersign::log::record::{self, Header};
 use countersign::log::sled::SledLog;
 use countersign::log::tree::CompactRange;
@@ -22,6 +22,8 @@ use countersign::proto::v1::{
 };
 use countersign::seal::RecordKey;
 use countersign::tlog::proof::{InclusionProof, verify_consistency};
+use countersign::tlog::tiles::TileDirectory;
+use countersign::tlog::witness::Seen;
 use countersign::vault::Vault as _;
 use countersign::vault::file::{FileVault, Places};
 use countersign::vault::master::KeyFile;
@@ -371,6 +373,68 @@ async fn a_log_has_the_name_that_it_was_made_with_and_its_witness_needs_no_certi
     drop(server);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_is_alone_begins_where_it_is_told_to_and_takes_silence_for_an_alarm() {
+    let place = Place::in_memory();
+    let log_key = done(&place, &["log", "key"]);
+    let server = place.start();
+    server.issue(EMAIL, "App", 1).await;
+    let given = place.beside("given");
+    done(&place, &["log", "checkpoint", "--out", path(&given)]);
+    let state = place.beside("witness");
+    let init = ["witness", "init", path(&state), "--name", "w.example.com"];
+    let begin = ["--checkpoint", path(&given), "--log-key"];
+    let other_key = done(&Place::new(), &["log", "key"]);
+    let refused = found(&place, &[&init[..], &begin, &[&other_key]].concat());
+    assert!(refused.contains("holds no checkpoint") && !state.exists(), "{refused}");
+    done(&place, &[&init[..], &begin, &[&log_key]].concat());
+    assert_eq!(fs::read(state.join("checkpoint")).unwrap(), fs::read(&given).unwrap());
+    let look = ["witness", "run", path(&state), "--once", "--log-key", &log_key];
+
+    let lock = fs::File::create(state.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let refused = place.run(&look);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(text(&refused).contains("another witness runs in"), "{}", text(&refused));
+    drop(lock);
+    assert_eq!(done(&place, &look), "cosigned 3 records");
+
+    // A log that rests is no alarm, unless somebody wants to know.
+    assert_eq!(done(&place, &[&look[..], &["--alarm-after", "0"]].concat()), "cosigned 3 records");
+    let follow = ["witness", "run", path(&state), "--log-key", &log_key, "--alarm-at-rest", "0"];
+    let alarm = found(&place, &follow);
+    assert!(alarm.contains("SILENT: the log shows no more than 3 records"), "{alarm}");
+
+    // A server that is away is none, until it was away for too long.
+    assert!(server.terminate().success());
+    let away = place.run(&look);
+    assert_eq!(away.status.code(), Some(4), "{}", text(&away));
+    let alarm = found(&place, &[&look[..], &["--alarm-after", "0"]].concat());
+    assert!(alarm.contains("SILENT: no checkpoint could be verified since"), "{alarm}");
+    // Nor does it begin to count anew with each start: it knows when it cosigned last.
+    let key = fs::read_to_string(state.join("witness.key")).unwrap();
+    let key = SignerKey::parse(&key, Algorithm::Cosignature).unwrap();
+    let note = fs::read_to_string(state.join("checkpoint")).unwrap();
+    let seen = Seen::parse(&note, &VerifierKey::parse(&log_key).unwrap()).unwrap();
+    let long_ago = Timestamp::from_millis(1_700_000_000_000).unwrap();
+    fs::write(state.join("checkpoint"), seen.cosigned(&key, long_ago)).unwrap();
+    let alarm = found(&place, &look);
+    assert!(alarm.contains("verified since 2023-11-14"), "{alarm}");
+    // There is nothing against the log in that.
+    assert!(!state.join("evidence").exists());
+
+    // Where the log was cut before the first look, a witness that begins with a checkpoint sees it.
+    let began = place.beside("began");
+    let init = ["witness", "init", path(&began), "--name", "w.example.com"];
+    done(&place, &[&init[..], &begin, &[&log_key]].concat());
+    let cut = Insider::of(&place);
+    cut.put(&cut.records()[..2]);
+    let server = cut.place.start();
+    let look = ["witness", "run", path(&began), "--once", "--log-key", &log_key];
+    assert!(found(&cut.place, &look).contains("ROLLED BACK"));
+    drop(server);
+}
+
 /// What an insider with every key makes of an event; `None`: it is not there any more.
 type Rewrite<'a> = &'a dyn Fn(u64, Event) -> Option<Event>;
 
@@ -510,6 +574,40 @@ struct Findings {
 }
 
 impl Outside {
+    /// Sees what is to be made of a witness's evidence by those who have nothing else.
+    fn judge(&self, place: &Place, evidence: &Path, alarm: &str) {
+        let judge = ["witness", "judge", path(evidence), "--log-key", &self.log_key];
+        let kept: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(evidence).unwrap()).unwrap();
+        let note = |name: &str| foreign_checkpoint(kept[name].as_str().unwrap(), &self.log_key);
+        let (old, new) = (note("before"), note("shown"));
+        if !alarm.contains("FORK, proven") {
+            assert_eq!(kept["proven"], false);
+            assert!(alarm.contains("is this witness's word"), "{alarm}");
+            assert!(new.size() < old.size(), "{kept}");
+            assert!(found(place, &judge).contains("it proves nothing: ROLLED BACK"));
+            return;
+        }
+        assert_eq!(kept["proven"], true);
+        assert!(done(place, &judge).contains("FORK, proven"));
+        if old.size() == new.size() {
+            assert_ne!(old.hash(), new.hash());
+            return;
+        }
+        // The hashes are those of the new tree, and not of a beginning that is the old one.
+        let decoded = |hash: &serde_json::Value| BASE64.decode(hash.as_str().unwrap());
+        let proof = kept["consistency_proof"].as_array().unwrap();
+        let proof = hashes(proof.iter().map(|hash| decoded(hash).unwrap()));
+        let check = |root: Hash| {
+            tlog_tiles::check_tree(&proof, new.size(), *new.hash(), old.size(), root).is_ok()
+        };
+        let tiles = TileDirectory::new(&place.directory().join("tiles"));
+        let leaves = tiles.leaves().take(usize::try_from(old.size()).unwrap());
+        let mut beginning = CompactRange::default();
+        leaves.for_each(|leaf| beginning.push(leaf.unwrap()));
+        assert!(check(Hash(beginning.root())) && !check(*old.hash()));
+    }
+
     /// Lets all look at what an insider shows; the customer is the one of that activation.
     fn look_at(&self, insider: &Insider, customer: usize, position: u64) -> Findings {
         let place = &insider.place;
@@ -529,7 +627,7 @@ impl Outside {
         assert!(copied.unwrap().success());
         let look = ["witness", "run", path(&witness), "--once", "--log-key", &self.log_key];
         let alarm = found(place, &look);
-        assert!(witness.join("evidence").exists());
+        self.judge(place, &witness.join("evidence"), &alarm);
         assert_eq!(fs::read(witness.join("checkpoint")).unwrap(), fs::read(&cosigned).unwrap());
         let again = place.beside("again");
         let refusal = found(place, &["receipt", "prove", path(receipt), "--proof", path(&again)]);
@@ -557,13 +655,13 @@ async fn each_way_to_rewrite_history_is_found_by_the_log_the_witness_and_a_recei
     let later = |event: Event, by: i64| match event {
         Event::Activated { license, activation, signing_key, lease_until, at } => {
             let millis = at.as_millis() + by;
-            let at = countersign::domain::Timestamp::from_millis(millis).unwrap();
+            let at = Timestamp::from_millis(millis).unwrap();
             Event::Activated { license, activation, signing_key, lease_until, at }
         }
         other => other,
     };
     let changed = |findings: &Findings| {
-        assert!(findings.witness.contains("FORK"), "{}", findings.witness);
+        assert!(findings.witness.contains("FORK, proven"), "{}", findings.witness);
         let named = format!("the record at position {position} is not the one that was written");
         assert!(findings.log_verify.contains(&named), "{}", findings.log_verify);
     };
@@ -634,7 +732,7 @@ async fn a_fork_and_an_older_backup_are_found_however_well_they_run() {
     }
     assert!(server.terminate().success());
     let findings = outside.look_at(&forked, 2, position);
-    assert!(findings.witness.contains("FORK"), "{}", findings.witness);
+    assert!(findings.witness.contains("FORK, proven"), "{}", findings.witness);
     assert!(findings.receipt.contains("no record of this receipt"), "{}", findings.receipt);
 }
 

@@ -103,11 +103,16 @@ impl Verify {
     }
 }
 
+/// The signed note in a file: a checkpoint, or that of a proof.
+pub(in crate::cli) fn signed_note(path: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(path);
+    let text = text.with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(InclusionProof::parse(&text).map_or(text, |proof| proof.checkpoint))
+}
+
 fn checkpoint(path: &Path, key: &VerifierKey) -> anyhow::Result<Known> {
-    let shown = path.display().to_string();
-    let text = fs::read_to_string(path).with_context(|| format!("{shown} cannot be read"))?;
-    let note = InclusionProof::parse(&text).map_or(text, |proof| proof.checkpoint);
-    let checkpoint = Checkpoint::verify(&note, key).with_context(|| {
+    let shown = path.display();
+    let checkpoint = Checkpoint::verify(&signed_note(path)?, key).with_context(|| {
         format!("{shown} is no checkpoint that this log's key signed; name its key with --log-key")
     })?;
     Ok(Known { checkpoint, source: format!("the checkpoint in {shown}") })
