@@ -27,6 +27,7 @@ use countersign::tlog::witness::Seen;
 use countersign::vault::Vault as _;
 use countersign::vault::file::{FileVault, Places};
 use countersign::vault::master::KeyFile;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use signed_note::{Note, StandardVerifier, VerifierList};
 use support::{Place, Server, activation, exported_data, reason};
@@ -61,11 +62,35 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-async fn get(channel: Channel, path: &str) -> (http::StatusCode, Vec<u8>) {
-    let request = http::Request::get(path).body(Body::empty()).unwrap();
-    let answer = channel.oneshot(request).await.unwrap();
-    let status = answer.status();
-    (status, answer.into_body().collect().await.unwrap().to_bytes().to_vec())
+async fn call(channel: Channel, method: Method, path: &str) -> http::Response<Vec<u8>> {
+    let request = http::Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+    let (parts, body) = channel.oneshot(request).await.unwrap().into_parts();
+    http::Response::from_parts(parts, body.collect().await.unwrap().to_bytes().to_vec())
+}
+
+async fn get(channel: Channel, path: &str) -> (StatusCode, Vec<u8>) {
+    let answer = call(channel, Method::GET, path).await;
+    (answer.status(), answer.into_body())
+}
+
+/// Fetches the leaves' tiles and the checkpoint, each into a file of the same path.
+async fn mirror(channel: Channel, log_key: &str, to: &Path) {
+    let save = async |name: &str| {
+        let (status, bytes) = get(channel.clone(), &format!("/{name}")).await;
+        assert_eq!(status, StatusCode::OK, "{name}");
+        let file = to.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, bytes).unwrap();
+    };
+    save("checkpoint").await;
+    let note = fs::read_to_string(to.join("checkpoint")).unwrap();
+    let size = foreign_checkpoint(&note, log_key).size();
+    for index in 0..size / 256 {
+        save(&format!("tile/0/{index:03}")).await;
+    }
+    if !size.is_multiple_of(256) {
+        save(&format!("tile/0/{:03}.p/{}", size / 256, size % 256)).await;
+    }
 }
 
 fn witness(server: &Server) -> TransparencyServiceClient<Channel> {
@@ -96,7 +121,7 @@ impl TileReader for HttpsTiles {
             let (status, bytes) = tokio::task::block_in_place(|| {
                 tokio::runtime::Handle::current().block_on(get(channel, &path))
             });
-            assert_eq!(status, http::StatusCode::OK, "{path}");
+            assert_eq!(status, StatusCode::OK, "{path}");
             bytes
         };
         Ok(tiles.iter().map(read).collect())
@@ -171,10 +196,26 @@ async fn foreign_crates_accept_checkpoints_proofs_and_tiles_before_and_after_an_
         assert_ne!(*proof, again);
     }
     let (status, bytes) = get(server.channel(), "/checkpoint").await;
-    assert_eq!((status, bytes), (http::StatusCode::OK, consistency.checkpoint.into_bytes()));
+    assert_eq!((status, bytes), (StatusCode::OK, consistency.checkpoint.into_bytes()));
+    for resource in ["/checkpoint", "/tile/0/000", "/tile/0/001.p/7", "/tile/0/009"] {
+        let whole = call(server.channel(), Method::GET, resource).await;
+        let head = call(server.channel(), Method::HEAD, resource).await;
+        assert_eq!(head.status(), whole.status(), "{resource}");
+        let no_date = |headers: &http::HeaderMap| {
+            let mut headers = headers.clone();
+            headers.remove("date");
+            headers
+        };
+        assert_eq!(no_date(head.headers()), no_date(whole.headers()), "{resource}");
+        assert_eq!(head.headers()["content-length"], whole.body().len().to_string());
+        assert!(head.body().is_empty(), "{resource}");
+        let refused = call(server.channel(), Method::POST, resource).await;
+        assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(refused.headers()["allow"], "GET, HEAD");
+    }
     for absent in ["/tile/entries/000", "/tile/0/001", "/tile/0/x000/000", "/tile/9/000", "/tile/"]
     {
-        assert_eq!(get(server.channel(), absent).await.0, http::StatusCode::NOT_FOUND, "{absent}");
+        assert_eq!(get(server.channel(), absent).await.0, StatusCode::NOT_FOUND, "{absent}");
     }
 }
 
@@ -186,12 +227,24 @@ async fn apps_see_nothing_of_the_tree_by_default_and_staff_of_every_role_do() {
     let refused = client.get_checkpoint(GetCheckpointRequest { fresh: false }).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     for resource in ["/checkpoint", "/tile/0/000.p/1"] {
-        let (_, body) = get(server.channel(), resource).await;
-        assert!(body.is_empty(), "{resource}");
+        let (status, body) = get(server.channel(), resource).await;
+        let body = String::from_utf8(body).unwrap();
+        assert_eq!(
+            (status, body.as_str()),
+            (StatusCode::NOT_FOUND, "the log's tree is not shown here")
+        );
+        // Who has no role that we know of sees no more, though the staff CA signed for them.
+        for names in [&[][..], &["countersign://staff/root/eve"]] {
+            let channel = server.staff_channel_as(server.staff_identity(names));
+            let (status, body) = get(channel, resource).await;
+            let body = String::from_utf8(body).unwrap();
+            let refused = (StatusCode::FORBIDDEN, "your certificate names no role");
+            assert_eq!((status, body.as_str()), refused);
+        }
         for role in ["issuer", "analytics", "witness"] {
             let (status, body) = get(server.staff_channel(role), resource).await;
             let is_there = resource == "/checkpoint";
-            assert_eq!(status == http::StatusCode::OK, is_there, "{role} {resource}: {body:?}");
+            assert_eq!(status == StatusCode::OK, is_there, "{role} {resource}: {body:?}");
         }
     }
     let ahead = GetConsistencyProofRequest { size: 1_000 };
@@ -521,10 +574,13 @@ impl Insider {
     }
 }
 
-/// What the outside holds from before: a witness's directory, a mirror's tiles, and customers' files.
+/// What the outside holds from before: a witness's directory, a mirror's tiles, and customers' files; and
+/// the operator a backup.
 struct Outside {
     state: PathBuf,
     mirror: PathBuf,
+    /// As it was before the third activation.
+    backup: PathBuf,
     log_key: String,
     /// A receipt and a proof for each activation.
     customers: Vec<[PathBuf; 2]>,
@@ -545,8 +601,14 @@ async fn history(place: &Place) -> Outside {
     let state = place.beside("witness");
     done(place, &["witness", "init", path(&state), "--name", "witness.example.com/w1"]);
     let look = ["witness", "run", path(&state), "--once", "--log-key", &log_key];
+    let backup = place.beside("backup");
     let mut customers = Vec::new();
     for number in 0..ACTIVATIONS {
+        if number == 2 {
+            let records = FIRST_ACTIVATION + number;
+            let done = done(place, &["backup", path(&backup)]);
+            assert!(done.starts_with(&format!("backed up {records} records")), "{done}");
+        }
         let files = ["receipt", "proof"].map(|kind| place.beside(&format!("{kind}-{number}")));
         let [receipt, proof] = &files;
         let activate = ["activate", "--email", EMAIL, "--key", &license];
@@ -559,11 +621,10 @@ async fn history(place: &Place) -> Outside {
     }
     let cosigned = done(place, &look);
     assert_eq!(cosigned, format!("cosigned {} records", FIRST_ACTIVATION + ACTIVATIONS));
+    let mirrored = place.beside("mirror");
+    mirror(server.channel(), &log_key, &mirrored).await;
     assert!(server.terminate().success());
-    let mirror = place.beside("mirror");
-    let tiles = place.directory().join("tiles");
-    assert!(Command::new("cp").arg("-a").arg(tiles).arg(&mirror).status().unwrap().success());
-    Outside { state, mirror, log_key, customers }
+    Outside { state, mirror: mirrored, backup, log_key, customers }
 }
 
 /// Who found a rewritten history, and how it was named.
@@ -717,12 +778,18 @@ async fn each_way_to_rewrite_history_is_found_by_the_log_the_witness_and_a_recei
 async fn a_fork_and_an_older_backup_are_found_however_well_they_run() {
     let place = Place::in_memory();
     let outside = history(&place).await;
-    // As it was before the third activation.
     let (rolled_back, position) = (Insider::of(&place), FIRST_ACTIVATION + 2);
-    rolled_back.put(&rolled_back.records()[..usize::try_from(position).unwrap()]);
+    let restore = ["restore", path(&outside.backup)];
+    let refused = rolled_back.place.run(&restore);
+    assert!(text(&refused).contains("--lose-newer"), "{}", text(&refused));
+    let restored = done(&rolled_back.place, &[&restore[..], &["--lose-newer"]].concat());
+    assert!(restored.starts_with("restored 5 records"), "{restored}");
     let forked = Insider::of(&rolled_back.place);
     let findings = outside.look_at(&rolled_back, 2, position);
     assert!(findings.witness.contains("ROLLED BACK"), "{}", findings.witness);
+    let named = format!("the log ends at position {position}");
+    assert!(findings.log_verify.contains(&named), "{}", findings.log_verify);
+    assert!(findings.receipt.contains("no record of this receipt"), "{}", findings.receipt);
 
     // The software itself goes on from there with another history, and a longer one.
     let server = forked.place.start();
@@ -750,4 +817,46 @@ async fn a_server_does_not_go_on_from_a_history_that_is_not_the_one_it_published
         let refused = insider.place.refusal();
         assert!(refused.contains(named) && refused.contains("records are lost"), "{refused}");
     }
+    // Nor where it has as many records as before, and only the head file or the checkpoint tells.
+    for kept in ["data/head", "tiles/checkpoint"] {
+        let insider = Insider::of(&place);
+        let was = fs::read(insider.file(kept)).unwrap();
+        insider.rewrite(&|events| events.swap(4, 5), &|_, event| Some(event));
+        assert_eq!(insider.records().len(), records.len());
+        fs::create_dir_all(insider.file(kept).parent().unwrap()).unwrap();
+        fs::write(insider.file(kept), was).unwrap();
+        let refused = insider.place.refusal();
+        assert!(refused.contains("first 9 records are not those that were written"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_was_fetched_tells_which_record_was_changed() {
+    let place = Place::in_memory();
+    place.configure("[transparency]\npublic = true");
+    let log_key = done(&place, &["log", "key"]);
+    let server = place.start();
+    for name in 0..100 {
+        server.issue(&format!("{name}@example.com"), "App", 1).await;
+    }
+    let fresh = GetCheckpointRequest { fresh: true };
+    witness(&server).get_checkpoint(fresh).await.unwrap();
+    let mirrored = place.beside("mirror");
+    mirror(server.channel(), &log_key, &mirrored).await;
+    assert!(mirrored.join("tile/0/001.p/44").exists());
+    assert!(server.terminate().success());
+    let verify = ["log", "verify", "--tiles", path(&mirrored)];
+    assert_eq!(done(&place, &verify), "good: 300 records, and all of 3 checkpoints match");
+    for position in [7, 280] {
+        let insider = Insider::of(&place);
+        insider.rewrite(&|events| events.swap(position, position + 1), &|_, event| Some(event));
+        let named = found(&insider.place, &verify);
+        let expected = format!("the record at position {position} is not the one");
+        assert!(named.contains(&expected) && named.contains(path(&mirrored)), "{named}");
+    }
+    // What is not the log's does not pass for a mirror of it.
+    let other = Place::new();
+    let refused =
+        place.run(&[&verify[..], &["--log-key", &done(&other, &["log", "key"])]].concat());
+    assert!(text(&refused).contains("is no checkpoint that this log's key signed"));
 }
