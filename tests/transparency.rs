@@ -153,7 +153,7 @@ async fn foreign_crates_accept_checkpoints_proofs_and_tiles_before_and_after_an_
     let tiles = HttpsTiles(server.channel());
     let mut proofs = Vec::new();
     for receipt in [&receipts[0], &receipts[255], &receipts[299]] {
-        let request = GetInclusionProofRequest { receipt: receipt.clone() };
+        let request = GetInclusionProofRequest { receipt: receipt.clone(), log_index: None };
         let proof = client.get_inclusion_proof(request).await.unwrap().into_inner().proof;
         let record = Hash(keys.verify(receipt).unwrap().record);
         proofs.push((receipt.clone(), record, proof));
@@ -190,10 +190,17 @@ async fn foreign_crates_accept_checkpoints_proofs_and_tiles_before_and_after_an_
     for (receipt, record, proof) in &proofs {
         let index = accepted(*record, proof);
         // The views know nothing of it any more; the tree does.
-        let request = GetInclusionProofRequest { receipt: receipt.clone() };
+        let request = GetInclusionProofRequest { receipt: receipt.clone(), log_index: None };
         let again = client.get_inclusion_proof(request).await.unwrap().into_inner().proof;
         assert_eq!(accepted(*record, &again), index);
         assert_ne!(*proof, again);
+        // Nor does it matter what a caller believes of its place.
+        for hint in [index, index + 1, 0, new.size(), u64::MAX] {
+            let log_index = Some(hint);
+            let request = GetInclusionProofRequest { receipt: receipt.clone(), log_index };
+            let hinted = client.get_inclusion_proof(request).await.unwrap().into_inner().proof;
+            assert_eq!(hinted, again, "{hint}");
+        }
     }
     let (status, bytes) = get(server.channel(), "/checkpoint").await;
     assert_eq!((status, bytes), (StatusCode::OK, consistency.checkpoint.into_bytes()));
@@ -260,7 +267,15 @@ async fn apps_see_nothing_of_the_tree_by_default_and_staff_of_every_role_do() {
     let output = place.run(&[&activate[..], &["--proof", path(&proof)]].concat());
     assert!(!output.status.success() && receipt.exists() && !proof.exists(), "{}", text(&output));
     assert!(text(&output).contains("gives apps no proofs"), "{}", text(&output));
-    done(&place, &["receipt", "prove", path(&receipt), "--proof", path(&proof)]);
+    let prove = ["receipt", "prove", path(&receipt), "--proof", path(&proof)];
+    done(&place, &prove);
+    // The older proof tells the newer where the record is, also when nothing else does.
+    server.erase(EMAIL, false, true).await;
+    let older = fs::read_to_string(&proof).unwrap();
+    done(&place, &prove);
+    let newer = fs::read_to_string(&proof).unwrap();
+    let index = |proof: &str| InclusionProof::parse(proof).unwrap().index;
+    assert!(newer != older && index(&newer) == index(&older));
     let verified = done(&place, &["receipt", "verify", path(&receipt), "--proof", path(&proof)]);
     assert!(verified.contains("it is in the log, among its first"), "{verified}");
 }
@@ -372,7 +387,7 @@ async fn damage_while_it_serves_never_looks_like_another_history() {
                 let hashes: Vec<[u8; 32]> = answer.hashes.into_iter().map(hash).collect();
                 assert!(verify_consistency(&seen, &new, &hashes), "damage {number}: a fork");
             });
-            let asked = GetInclusionProofRequest { receipt: receipt.clone() };
+            let asked = GetInclusionProofRequest { receipt: receipt.clone(), log_index: None };
             let inclusion = tree.get_inclusion_proof(asked).await.map(|answer| {
                 let proof = InclusionProof::parse(&answer.into_inner().proof).unwrap();
                 proof.verify(&record, &key).unwrap();

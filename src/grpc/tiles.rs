@@ -13,6 +13,7 @@ use tower::{Layer, Service as TowerService};
 
 use super::Answer;
 use crate::service::{Service, ServiceError};
+use crate::telemetry::Complaint;
 use crate::tlog::tiles::Tile;
 
 const CHECKPOINT: &str = "/checkpoint";
@@ -22,6 +23,9 @@ const FOR_EVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immuta
 const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What anybody who asks for tiles can bring about.
+static UNREAD: Complaint = Complaint::new();
 
 /// Whether a path is one of these resources, and not of a service.
 pub(super) fn is_static(path: &str) -> bool {
@@ -116,7 +120,7 @@ async fn answer(service: &Service, method: &Method, path: &str) -> http::Respons
         }
         Ok(None) => refusal(StatusCode::NOT_FOUND, "no such tile"),
         Err(error) => {
-            if !matches!(error, ServiceError::TreeBehind) {
+            if !matches!(error, ServiceError::TreeBehind) && UNREAD.is_due() {
                 tracing::error!("a tile could not be read: {error}");
             }
             refusal(StatusCode::SERVICE_UNAVAILABLE, "the tree is not made yet; ask again")

@@ -41,6 +41,9 @@ pub enum TilesError {
     /// What follows from them is not what the checkpoint says.
     #[error("the tiles are not those of the log's tree; they are made again")]
     Untrue,
+    /// Nothing is known: nobody waited for the end of a look through them.
+    #[error("nobody waits for what was looked for in the tiles")]
+    GivenUp,
 }
 
 /// A tile, by its place in the tree.
@@ -186,7 +189,10 @@ impl TileDirectory {
         is_wanted: impl Fn() -> bool,
     ) -> Result<Option<Position>, TilesError> {
         let mut range = CompactRange::default();
-        while range.size() < tree.size && is_wanted() {
+        while range.size() < tree.size {
+            if !is_wanted() {
+                return Err(TilesError::GivenUp);
+            }
             let index = range.size().0 / WIDTH as u64;
             let left = usize::try_from(tree.size.0 - range.size().0).unwrap_or(WIDTH);
             let bytes = self.read(Tile { level: 0, index, width: left.min(WIDTH) })?;
