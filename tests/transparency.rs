@@ -275,7 +275,7 @@ async fn apps_see_nothing_of_the_tree_by_default_and_staff_of_every_role_do() {
     done(&place, &prove);
     let newer = fs::read_to_string(&proof).unwrap();
     let index = |proof: &str| InclusionProof::parse(proof).unwrap().index;
-    assert!(newer != older && index(&newer) == index(&older));
+    assert_eq!(index(&newer), index(&older));
     let verified = done(&place, &["receipt", "verify", path(&receipt), "--proof", path(&proof)]);
     assert!(verified.contains("it is in the log, among its first"), "{verified}");
 }
@@ -301,7 +301,7 @@ async fn an_export_holds_the_proof_of_each_event() {
     for proof in records {
         let path = hashes(proof["path"].as_array().unwrap().iter().map(decoded));
         let record = hashes([decoded(&proof["record"])])[0];
-        let index = proof["index"].as_u64().unwrap();
+        let index = proof["log_index"].as_u64().unwrap();
         tlog_tiles::check_record(&path, tree.size(), *tree.hash(), index, record).unwrap();
         categories.push(proof["category"].as_str().unwrap());
     }
@@ -309,8 +309,19 @@ async fn an_export_holds_the_proof_of_each_event() {
         categories,
         ["email", "license", "access_record", "activation_time", "access_record"]
     );
+    // Each says what it is of.
     let claimed = server.receipt_keys().await.verify(&receipt).unwrap().record;
-    assert!(records.iter().any(|proof| decoded(&proof["record"]) == claimed));
+    let of = |event: &str| records.iter().find(|proof| proof["event"] == event).unwrap();
+    let (license, activated) = (&data["licenses"][0], of("activated"));
+    let activation = &license["activations"][0];
+    assert_eq!(decoded(&activated["record"]), claimed);
+    assert_eq!(activated["of"], activation["activation_id"]);
+    assert_eq!(activated["at"], activation["activated_at"]);
+    assert_eq!(of("license_issued")["of"], license["license_key"]);
+    assert_eq!(of("email_recorded")["of"], serde_json::Value::Null);
+    assert_eq!(of("email_recorded")["at"], data["subject"]["email"]["since"]);
+    let access = records.iter().rfind(|proof| proof["event"] == "access_recorded").unwrap();
+    assert_eq!(access["at"], data["accesses"].as_array().unwrap().last().unwrap()["at"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

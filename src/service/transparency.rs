@@ -2,6 +2,7 @@
 //! everything that is acknowledged, signs a checkpoint at an interval and when one is asked for, and
 //! answers with proofs.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,9 +20,9 @@ use crate::domain::Position;
 use crate::export;
 use crate::log::head::{Checkpoint, LogKey};
 use crate::log::note::VerifierKey;
-use crate::log::record::{self, Header, RecordHash};
+use crate::log::record::{self, RecordHash};
 use crate::log::tree::CompactRange;
-use crate::log::{Log, LogError, PAGE, codec};
+use crate::log::{Log, LogError, PAGE};
 use crate::telemetry::Trouble;
 use crate::tlog::proof::{self, Hashes, InclusionProof, Nodes as _};
 use crate::tlog::tiles::{Tile, TileDirectory, TileWriter, TilesError};
@@ -478,20 +479,19 @@ impl Service {
     /// answer to a person does not wait for it. On a thread that may wait.
     pub(super) fn prove_all(
         &self,
-        positions: &[Position],
+        positions: impl Iterator<Item = Position>,
     ) -> Result<Option<export::Proofs>, ServiceError> {
         let Ok(transparency) = self.transparency() else { return Ok(None) };
         let Ok(published) = Handle::current().block_on(transparency.fresh()) else {
             return Ok(None);
         };
-        let mut records = Vec::with_capacity(positions.len());
-        for &index in positions {
-            let (Header { event_type, .. }, record) = self.store.header_and_hash(index)?;
-            let Some(category) = codec::category(event_type) else { continue };
+        let mut records = HashMap::new();
+        for index in positions {
+            let (_, record) = self.store.header_and_hash(index)?;
             let path = transparency.path(index, &record, &published);
             let path = path.inspect_err(|error| tracing::warn!("an export has no proofs: {error}"));
             let Ok(path) = path else { return Ok(None) };
-            records.push(export::Proof { category, index, record, path });
+            records.insert(index, export::Proof { record, path });
         }
         let log_key = transparency.log_key.to_string();
         Ok(Some(export::Proofs { checkpoint: published.note.clone(), log_key, records }))

@@ -138,7 +138,8 @@ def test_an_export_can_be_checked_against_the_log(server):
     leaves = []
     for proof in proofs["records"]:
         leaf, *path = [base64.b64decode(hash) for hash in (proof["record"], *proof["path"])]
-        assert aics_tlog.verify_inclusion(leaf, proof["index"], stated.size, path, stated.root)
+        index = proof["log_index"]
+        assert aics_tlog.verify_inclusion(leaf, index, stated.size, path, stated.root)
         leaves.append(leaf)
     assert record_hash(receipt) in leaves
 
