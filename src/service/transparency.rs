@@ -88,6 +88,15 @@ impl PublishError {
     fn is_of_the_disk(&self) -> bool {
         matches!(self, Self::Io(_) | Self::Tiles(TilesError::Io { .. }))
     }
+
+    /// Whether the log is not what it was.
+    fn is_of_the_log(&self) -> bool {
+        match self {
+            Self::Changed => true,
+            Self::Log(error) => !matches!(error, LogError::Io(_)),
+            Self::Tiles(_) | Self::Io(_) => false,
+        }
+    }
 }
 
 /// What the thread is told.
@@ -180,8 +189,8 @@ impl Publication {
                     if trouble.is_new(&error.to_string()) {
                         tracing::error!("no checkpoint is published: {error}");
                     }
-                    if matches!(error, PublishError::Changed) {
-                        // It takes a look at all of the log, and hardly ever is another the next time.
+                    if error.is_of_the_log() {
+                        // It takes a look at all of it, and hardly ever is another the next time.
                         if is_last || is_over(orders, reread) {
                             return;
                         }

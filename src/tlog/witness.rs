@@ -80,12 +80,15 @@ impl Seen {
     }
 
     /// Whether this is a continuation of what was seen before, as the proof must show.
-    pub fn continues(&self, before: &Checkpoint, proof: &[Root]) -> Result<(), Alarm> {
+    pub fn continues(&self, before: &Checkpoint, proof: &[impl AsRef<[u8]>]) -> Result<(), Alarm> {
         let (before_size, now) = (before.size, self.checkpoint.size);
         if now < before_size {
             return Err(Alarm::RolledBack { before: before_size, now });
         }
-        match compare(before, &self.checkpoint, proof) {
+        let hashes: Result<Vec<Root>, _> =
+            proof.iter().map(|hash| hash.as_ref().try_into()).collect();
+        // What is no hash shows nothing.
+        match compare(before, &self.checkpoint, &hashes.unwrap_or_default()) {
             Shown::Continuation => Ok(()),
             Shown::Fork => Err(Alarm::Forked { before: before_size, now }),
             Shown::Nothing => Err(Alarm::Unproven { before: before_size, now }),
@@ -124,12 +127,12 @@ pub struct Evidence {
 pub struct NoEvidence;
 
 impl Evidence {
-    /// Keeps what was found.
+    /// Keeps what was found, as it came.
     pub fn new(
         alarm: Alarm,
         before: Option<&Seen>,
         shown: &str,
-        proof: &[Root],
+        proof: &[impl AsRef<[u8]>],
         now: Timestamp,
     ) -> Self {
         Self {
@@ -159,9 +162,8 @@ impl Evidence {
         let shown = Seen::parse(&self.shown, log)?;
         let Some(before) = &self.before else { return Ok(()) };
         let before = Seen::parse(before, log)?;
-        let hash = |line: &String| BASE64.decode(line).ok()?.try_into().ok();
-        let proof: Option<Vec<Root>> = self.consistency_proof.iter().map(hash).collect();
-        // What is no hash shows nothing.
+        let lines = self.consistency_proof.iter();
+        let proof: Result<Vec<_>, _> = lines.map(|line| BASE64.decode(line)).collect();
         shown.continues(&before.checkpoint, &proof.unwrap_or_default())
     }
 }
@@ -174,6 +176,8 @@ mod tests {
     use crate::tlog::proof::consistency;
     use crate::tlog::proof::tests::leaves;
 
+    const NONE: &[Root] = &[];
+
     #[test]
     fn a_continuation_is_cosigned_and_any_other_history_is_an_alarm() {
         let key = LogKey::generate("log.example.com", &mut rand::rng()).unwrap();
@@ -185,10 +189,10 @@ mod tests {
         };
         let before = seen(13).checkpoint;
         assert_eq!(seen(20).continues(&before, &proof(13, 20)), Ok(()));
-        assert_eq!(seen(13).continues(&before, &[]), Ok(()));
+        assert_eq!(seen(13).continues(&before, NONE), Ok(()));
         let (now, size) = (Position(12), Position(13));
         let rolled_back = Alarm::RolledBack { before: size, now };
-        assert_eq!(seen(12).continues(&before, &[]), Err(rolled_back));
+        assert_eq!(seen(12).continues(&before, NONE), Err(rolled_back));
 
         let mut other = leaves(20);
         other.0[4] = [0; 32];
@@ -199,9 +203,9 @@ mod tests {
         assert_eq!(forked.continues(&before, &shown.unwrap()), Err(alarm));
         let unproven = Alarm::Unproven { before: size, now: Position(20) };
         assert_eq!(forked.continues(&before, &proof(13, 20)), Err(unproven));
-        assert_eq!(forked.continues(&before, &[]), Err(unproven));
+        assert_eq!(forked.continues(&before, NONE), Err(unproven));
         let same = Seen::parse(&key.sign(&other.checkpoint(13)), key.public()).unwrap();
-        assert_eq!(same.continues(&before, &[]), Err(Alarm::Forked { before: size, now: size }));
+        assert_eq!(same.continues(&before, NONE), Err(Alarm::Forked { before: size, now: size }));
 
         let stranger = LogKey::generate("log.example.com", &mut rand::rng()).unwrap();
         assert_eq!(Seen::parse(&note, stranger.public()), Err(Alarm::Foreign));
@@ -235,9 +239,11 @@ mod tests {
             read
         };
         assert_eq!(written(forked, &proof).judge(key.public()), Err(forked));
-        assert_eq!(written(forked, &[]).judge(key.public()), Err(unproven));
+        assert_eq!(written(forked, NONE).judge(key.public()), Err(unproven));
         assert_eq!(written(forked, &proof[1..]).judge(key.public()), Err(unproven));
-        let nothing = Evidence::new(forked, None, &shown, &[], now);
+        let odd = Evidence::new(forked, Some(&before), &shown, &[b"odd"], now);
+        assert_eq!(odd.judge(key.public()), Err(unproven));
+        let nothing = Evidence::new(forked, None, &shown, NONE, now);
         assert_eq!(nothing.judge(key.public()), Ok(()));
         let stranger = LogKey::generate("log.example.com", &mut rand::rng()).unwrap();
         assert_eq!(written(forked, &proof).judge(stranger.public()), Err(Alarm::Foreign));
