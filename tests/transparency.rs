@@ -514,6 +514,36 @@ async fn a_witness_is_alone_begins_where_it_is_told_to_and_takes_silence_for_an_
     drop(server);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_that_no_hashes_prove_is_the_witnesss_word() {
+    let place = Place::in_memory();
+    let log_key = done(&place, &["log", "key"]);
+    let state = place.beside("witness");
+    done(&place, &["witness", "init", path(&state), "--name", "w.example.com"]);
+    let look = ["witness", "run", path(&state), "--once", "--log-key", &log_key];
+    let server = place.start();
+    let license = server.issue(EMAIL, "App", 20).await;
+    server.app().activate(activation(EMAIL, &license, 1)).await.unwrap();
+    // A power of two: a proof from there is given without the root that would show another beginning.
+    assert_eq!(done(&place, &look), "cosigned 4 records");
+    assert!(server.terminate().success());
+
+    let forked = Insider::of(&place);
+    forked.put(&forked.records()[..3]);
+    let server = forked.place.start();
+    for nonce in 2..4 {
+        server.app().activate(activation(EMAIL, &license, nonce)).await.unwrap();
+    }
+    let alarm = found(&forked.place, &look);
+    assert!(alarm.contains("FORK, unproven") && alarm.contains("this witness's word"), "{alarm}");
+    let evidence = state.join("evidence");
+    let judge = ["witness", "judge", path(&evidence), "--log-key", &log_key];
+    assert!(found(&place, &judge).contains("it proves nothing: FORK, unproven"));
+    // Until somebody has looked into it, nothing is cosigned.
+    assert!(found(&forked.place, &look).contains("until that is moved away"));
+    drop(server);
+}
+
 /// What an insider with every key makes of an event; `None`: it is not there any more.
 type Rewrite<'a> = &'a dyn Fn(u64, Event) -> Option<Event>;
 

@@ -199,10 +199,10 @@ impl Run {
         let mut quiet = Quiet { verified, size: None, grown: now };
         loop {
             match self.look(directory, &log, &witness, as_json).await {
-                Ok(size) => self.is_moving(&mut quiet, size)?,
+                Ok(size) => self.must_move(&mut quiet, size)?,
                 // A server that is started again, or is busy, is no alarm, unless it stays away.
                 Err(error) if is_passing(&error) => {
-                    self.is_heard(&quiet, &error)?;
+                    self.must_be_heard(&quiet, &error)?;
                     if self.once {
                         return Err(error);
                     }
@@ -233,7 +233,7 @@ impl Run {
     }
 
     /// That nothing can be verified may be how another history is hidden.
-    fn is_heard(&self, quiet: &Quiet, error: &anyhow::Error) -> Result<(), Bad> {
+    fn must_be_heard(&self, quiet: &Quiet, error: &anyhow::Error) -> Result<(), Bad> {
         let until = quiet.verified.plus(Duration::from_secs(self.alarm_after));
         if SystemClock.now() < until {
             return Ok(());
@@ -243,7 +243,7 @@ impl Run {
     }
 
     /// So may be that there is nothing new.
-    fn is_moving(&self, quiet: &mut Quiet, size: Position) -> Result<(), Bad> {
+    fn must_move(&self, quiet: &mut Quiet, size: Position) -> Result<(), Bad> {
         let now = SystemClock.now();
         quiet.verified = now;
         if quiet.size != Some(size) {

@@ -191,7 +191,7 @@ impl Publication {
                     }
                     if error.is_of_the_log() {
                         // It takes a look at all of it, and hardly ever is another the next time.
-                        if is_last || is_over(orders, reread) {
+                        if is_last || ends_within(reread, orders) {
                             return;
                         }
                         reread = LONGEST_REREAD.min(2 * reread);
@@ -276,8 +276,8 @@ impl Publication {
     }
 }
 
-/// Waits for all of the time, whatever is ordered meanwhile. Whether the end was.
-fn is_over(orders: &mpsc::Receiver<Told>, wait: Duration) -> bool {
+/// Waits for all of the time, whatever else is ordered meanwhile. Whether the end was.
+fn ends_within(wait: Duration, orders: &mpsc::Receiver<Told>) -> bool {
     let begun = Instant::now();
     loop {
         match orders.recv_timeout(wait.saturating_sub(begun.elapsed())) {
