@@ -99,7 +99,7 @@ async fn each_role_calls_what_is_its_own_and_nothing_else() {
     methods.sort();
     assert_eq!(named_sorted, methods, "every method is in the table");
 
-    let nobody = server.staff_channel_as(certificate(&server, &[]));
+    let nobody = server.staff_channel_as(server.staff_identity(&[]));
     let roles = ["issuer", "support", "privacy", "analytics", "witness"];
     let mut callers: Vec<_> =
         roles.iter().map(|role| (&role[..1], server.staff_channel(role))).collect();
@@ -117,23 +117,6 @@ async fn each_role_calls_what_is_its_own_and_nothing_else() {
             }
         }
     }
-}
-
-/// A certificate of the staff CA with these URI names.
-fn certificate(server: &Server, uris: &[&str]) -> Identity {
-    let read = |name: &str| String::from_utf8(server.read(&format!("tls/{name}"))).unwrap();
-    let ca_key = rcgen::KeyPair::from_pem(&read("staff-ca.key")).unwrap();
-    let mut ca = rcgen::CertificateParams::default();
-    ca.distinguished_name.push(rcgen::DnType::CommonName, "Countersign development staff CA");
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    for uri in uris {
-        parameters.subject_alt_names.push(rcgen::SanType::URI((*uri).try_into().unwrap()));
-    }
-    let certificate = parameters.signed_by(&key, &issuer).unwrap();
-    Identity::from_pem(certificate.pem(), key.serialize_pem())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +177,7 @@ async fn a_staff_certificate_without_a_role_may_call_nothing() {
         (&["countersign://staff/root/eve"], false),
         (&["countersign://staff/issuer/eve", "countersign://staff/privacy/eve"], false),
     ] {
-        let identity = certificate(&server, uris);
+        let identity = server.staff_identity(uris);
         assert_eq!(reaches_staff(&server, Some(identity)).await, has_a_role, "{uris:?}");
     }
 }

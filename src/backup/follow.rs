@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::BackupError;
 use super::archive::{Archive, Finish, Source};
 use crate::domain::Position;
+use crate::telemetry::Trouble;
 
 /// How far the archive may lag. Each step that has something to write costs it four syncs.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -86,13 +87,13 @@ struct Run {
 impl Run {
     fn until(&self, told_to_end: &mpsc::Receiver<()>) {
         let mut archive = None;
-        let mut last_failure: Option<String> = None;
+        let mut trouble = Trouble::default();
         let mut is_last = false;
         loop {
             let wait = match self.step(&mut archive) {
                 Ok(head) => {
                     self.archived.head.store(head.0, Ordering::Relaxed);
-                    if last_failure.take().is_some() {
+                    if trouble.is_over() {
                         tracing::info!(head = head.0, "the archive is up to the log again");
                     }
                     INTERVAL
@@ -100,15 +101,13 @@ impl Run {
                 Err(error) => {
                     // What a failed write or sync left is not to be trusted.
                     archive = None;
-                    let failure = error.to_string();
-                    if last_failure.as_ref() != Some(&failure) {
-                        tracing::error!("the archive does not go on: {failure}");
+                    if trouble.is_new(&error.to_string()) {
+                        tracing::error!("the archive does not go on: {error}");
                     }
-                    last_failure = Some(failure);
                     RETRY
                 }
             };
-            self.archived.is_failing.store(last_failure.is_some(), Ordering::Relaxed);
+            self.archived.is_failing.store(trouble.is_there(), Ordering::Relaxed);
             if is_last {
                 return;
             }

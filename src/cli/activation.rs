@@ -16,7 +16,7 @@ use super::directory::{Directory, replace};
 use super::failure::is_passing;
 use super::output::{deliver, print};
 use super::pending::Pending;
-use super::receipt::NotGood;
+use super::receipt::{NotGood, known_index};
 use crate::domain::LicenseKey;
 use crate::proto::ERROR_DOMAIN;
 use crate::proto::v1::activation_service_client::ActivationServiceClient;
@@ -147,8 +147,9 @@ impl Activate {
         as_json: bool,
     ) -> anyhow::Result<()> {
         let channel = self.server.public(directory).await?;
+        let log_index = known_index(file);
         let answer = TransparencyServiceClient::new(channel)
-            .get_inclusion_proof(GetInclusionProofRequest { receipt })
+            .get_inclusion_proof(GetInclusionProofRequest { receipt, log_index })
             .await
             .map_err(|status| match status.code() {
                 Code::Unimplemented => anyhow!(

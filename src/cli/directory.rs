@@ -239,24 +239,12 @@ impl Directory {
 
     /// Keeps every other process from the data.
     pub(super) fn lock(&self) -> anyhow::Result<File> {
-        let path = self.join("data/lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| {
+        lock_file(&self.join("data/lock"))?.with_context(|| {
             format!(
-                "{} cannot be written; is data/ there, and may this user write to it?",
-                path.display()
-            )
-        })?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(fs::TryLockError::WouldBlock) => bail!(
                 "another countersign serves {}; stop it first, or name another directory",
                 self.0.display()
-            ),
-            Err(fs::TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("{} cannot be locked", path.display()))
-            }
-        }
+            )
+        })
     }
 
     /// The key of checkpoints.
@@ -396,6 +384,23 @@ impl Directory {
     pub(super) fn delete_views(&self) -> anyhow::Result<()> {
         let path = self.join("views");
         Views::delete(&path).with_context(|| format!("{} cannot be deleted", path.display()))
+    }
+}
+
+/// Takes the lock of a file, for as long as the file is open. `None`: another process has it.
+pub(super) fn lock_file(path: &Path) -> anyhow::Result<Option<File>> {
+    let shown = path.display();
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.with_context(|| {
+        let directory = path.parent().and_then(Path::file_name).unwrap_or_default().display();
+        format!("{shown} cannot be written; is {directory}/ there, and may this user write to it?")
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{shown} cannot be locked"))
+        }
     }
 }
 

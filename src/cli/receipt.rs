@@ -42,7 +42,7 @@ pub(super) enum ReceiptCommand {
     Prove {
         /// The file that `activate` saved
         file: PathBuf,
-        /// Where to save the proof
+        /// Where to save the proof; what an older one there says of the place saves the server a search
         #[arg(long, value_name = "FILE")]
         proof: PathBuf,
         #[command(flatten)]
@@ -128,12 +128,18 @@ async fn prove(
     as_json: bool,
 ) -> anyhow::Result<()> {
     let channel = connect.staff(directory, Role::Support).await?;
-    let request = GetInclusionProofRequest { receipt: read(file)? };
+    let request = GetInclusionProofRequest { receipt: read(file)?, log_index: known_index(proof) };
     let answer = TransparencyServiceClient::new(channel).get_inclusion_proof(request).await?;
     replace(proof, answer.into_inner().proof.as_bytes(), 0o644)?;
     let shown = proof.display().to_string();
     print(as_json, &json!({ "proof_file": shown }), || format!("the proof is in {shown}"))?;
     Ok(())
+}
+
+/// Where a record is, by the proof that is to be replaced. `None`: there is none; it is only a hint.
+pub(super) fn known_index(proof: &Path) -> Option<u64> {
+    let proof = InclusionProof::parse(&fs::read_to_string(proof).ok()?).ok()?;
+    Some(proof.index.0)
 }
 
 /// The tree that a proof shows the receipt's record in.

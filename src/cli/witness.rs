@@ -13,22 +13,24 @@ use tonic::transport::Channel;
 
 use super::client::Connect;
 use super::dev_ca::write_new;
-use super::directory::{Directory, read_secret, replace};
+use super::directory::{Directory, lock_file, read_secret, replace};
 use super::failure::{is_passing, message};
-use super::log::verifier_key;
+use super::log::{signed_note, verifier_key};
 use super::output::print;
 use super::verify::Bad;
-use crate::domain::Role;
-use crate::log::note::{Algorithm, SignerKey, VerifierKey};
-use crate::log::tree::Root;
+use crate::domain::{Position, Role, Timestamp};
+use crate::log::note::{Algorithm, Note, SignerKey, Verified, VerifierKey};
 use crate::proto::v1::transparency_service_client::TransparencyServiceClient;
 use crate::proto::v1::{GetCheckpointRequest, GetConsistencyProofRequest};
 use crate::service::clock::{Clock as _, SystemClock};
-use crate::tlog::witness::{Alarm, Seen};
+use crate::tlog::witness::{Alarm, Evidence, Seen};
 
 const KEY: &str = "witness.key";
 const CHECKPOINT: &str = "checkpoint";
 const EVIDENCE: &str = "evidence";
+const LOCK: &str = "lock";
+/// How long a log may be silent, in seconds: longer than a restart or an upgrade takes.
+const ALARM_AFTER: u64 = 60 * 60;
 
 /// Watch a log from another machine, and cosign what it shows
 ///
@@ -43,14 +45,29 @@ pub(super) enum WitnessCommand {
         /// The witness's name, a URL without https://, as in witness.example.com/w1
         #[arg(long)]
         name: String,
+        /// A checkpoint of the log, or a proof that holds one, to begin with; without it the witness
+        /// believes the first that it sees
+        #[arg(long, value_name = "FILE", requires = "log_key")]
+        checkpoint: Option<PathBuf>,
+        /// The log's public key, or a file with it
+        #[arg(long, value_name = "KEY", requires = "checkpoint")]
+        log_key: Option<String>,
     },
     /// Print the public key that the witness's cosignatures verify with
     Key {
         /// The directory
         state: PathBuf,
     },
-    /// Follow the log; ends with 3 where it shows another history than before
+    /// Follow the log; ends with 3 where it shows another history than before, or is silent
     Run(Run),
+    /// Judge what a witness found, without it and without the log; exits with 3 where it proves nothing
+    Judge {
+        /// The file `evidence` in the witness's directory
+        evidence: PathBuf,
+        /// The log's public key, or a file with it
+        #[arg(long, value_name = "KEY")]
+        log_key: String,
+    },
 }
 
 /// Follow a log.
@@ -67,6 +84,13 @@ pub(super) struct Run {
     /// Look once, and end
     #[arg(long)]
     once: bool,
+    /// Seconds without a checkpoint that could be verified, after which that is an alarm; 0: at once
+    #[arg(long, value_name = "SECONDS", default_value_t = ALARM_AFTER)]
+    alarm_after: u64,
+    /// Seconds without anything new in the log, after which that is an alarm too; from the start on
+    /// [default: a log may rest]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "once")]
+    alarm_at_rest: Option<u64>,
     /// Ask the public listener, which needs no certificate, where it shows the log's tree
     #[arg(long, conflicts_with_all = ["cert", "key"])]
     public: bool,
@@ -78,17 +102,59 @@ impl WitnessCommand {
     /// Runs the command.
     pub(super) async fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
         match self {
-            Self::Init { state, name } => {
+            Self::Init { state, name, checkpoint, log_key } => {
                 let key = SignerKey::generate(&name, Algorithm::Cosignature, &mut rand::rng())?;
+                let first = match (checkpoint, log_key) {
+                    (Some(file), Some(log_key)) => Some(first_seen(&file, &log_key)?),
+                    _ => None,
+                };
                 fs::create_dir_all(&state)
                     .with_context(|| format!("{} cannot be made", state.display()))?;
+                // Before the key: a witness without it would begin with whatever it sees.
+                if let Some(Seen { note, .. }) = first {
+                    write_new(&state.join(CHECKPOINT), note.as_bytes(), 0o644)?;
+                }
                 write_new(&state.join(KEY), key.expose().as_bytes(), 0o600)?;
                 show_key(&key, as_json)
             }
             Self::Key { state } => show_key(&signer(&state)?, as_json),
             Self::Run(run) => run.run(directory, as_json).await,
+            Self::Judge { evidence, log_key } => judge(&evidence, &log_key, as_json),
         }
     }
+}
+
+/// What a witness begins with: what its owner has of the log from elsewhere.
+fn first_seen(file: &Path, log_key: &str) -> anyhow::Result<Seen> {
+    let log = log_verifier(log_key)?;
+    Seen::parse(&signed_note(file)?, &log).map_err(|_| {
+        let shown = file.display();
+        Bad::new(format!("{shown} holds no checkpoint that the key of --log-key signed")).into()
+    })
+}
+
+fn log_verifier(given: &str) -> anyhow::Result<VerifierKey> {
+    let log = verifier_key(given)?;
+    if log.algorithm() != Algorithm::Ed25519 {
+        bail!("--log-key is a witness's key; give the log's");
+    }
+    Ok(log)
+}
+
+fn judge(evidence: &Path, log_key: &str, as_json: bool) -> anyhow::Result<()> {
+    let log = log_verifier(log_key)?;
+    let shown = evidence.display();
+    let text = fs::read_to_string(evidence).with_context(|| format!("{shown} cannot be read"))?;
+    let judged = Evidence::parse(&text).with_context(|| format!("{shown}"))?.judge(&log);
+    let said = match judged {
+        Ok(()) => "nothing is wrong with what it holds".to_owned(),
+        Err(alarm) => alarm.to_string(),
+    };
+    let is_proven = judged.is_err_and(Alarm::is_proven);
+    if as_json || is_proven {
+        print(as_json, &json!({ "proven": is_proven, "finding": said }), || said.clone())?;
+    }
+    if is_proven { Ok(()) } else { Err(Bad::new(format!("it proves nothing: {said}")).into()) }
 }
 
 fn show_key(key: &SignerKey, as_json: bool) -> anyhow::Result<()> {
@@ -102,13 +168,23 @@ fn signer(state: &Path) -> anyhow::Result<SignerKey> {
         .with_context(|| format!("{} is not valid", path.display()))
 }
 
+/// Since when there is nothing to see.
+struct Quiet {
+    /// When a checkpoint was verified last.
+    verified: Timestamp,
+    /// The records that the log had then, and since when.
+    size: Option<Position>,
+    grown: Timestamp,
+}
+
 impl Run {
     async fn run(self, directory: &Directory, as_json: bool) -> anyhow::Result<()> {
-        let log = verifier_key(&self.log_key)?;
-        if log.algorithm() != Algorithm::Ed25519 {
-            bail!("--log-key is a witness's key; give the log's");
-        }
+        let log = log_verifier(&self.log_key)?;
         let witness = signer(&self.state)?;
+        // Two of them could cosign two histories.
+        let _lock = lock_file(&self.state.join(LOCK))?.with_context(|| {
+            format!("another witness runs in {}; stop it first", self.state.display())
+        })?;
         let evidence = self.state.join(EVIDENCE);
         if evidence.exists() {
             return Err(Bad::new(format!(
@@ -117,22 +193,68 @@ impl Run {
             ))
             .into());
         }
+        let now = SystemClock.now();
+        // However often it is started again, silence goes on from where it began.
+        let verified = self.cosigned_at(&witness).map_or(now, |cosigned| cosigned.min(now));
+        let mut quiet = Quiet { verified, size: None, grown: now };
         loop {
             match self.look(directory, &log, &witness, as_json).await {
-                // A server that is started again, or is busy, is no alarm.
-                Err(error) if !self.once && is_passing(&error) => {
+                Ok(size) => self.must_move(&mut quiet, size)?,
+                // A server that is started again, or is busy, is no alarm, unless it stays away.
+                Err(error) if is_passing(&error) => {
+                    self.must_be_heard(&quiet, &error)?;
+                    if self.once {
+                        return Err(error);
+                    }
                     let (text, every) = (message(&error), self.every);
                     // Where nobody reads it, it goes on all the same.
                     let _ = writeln!(io::stderr(), "{text}; looking again in {every} s");
                 }
                 // That a call is refused is no alarm, and must not look like one.
                 Err(error) if error.is::<Status>() => bail!("{}", message(&error)),
-                looked => looked?,
+                Err(error) => return Err(error),
             }
             if self.once {
                 return Ok(());
             }
             sleep(Duration::from_secs(self.every)).await;
+        }
+    }
+
+    /// When this witness cosigned last. `None`: it has not, as far as can be told.
+    fn cosigned_at(&self, witness: &SignerKey) -> Option<Timestamp> {
+        let note = fs::read_to_string(self.state.join(CHECKPOINT)).ok()?;
+        match Note::parse(&note)?.verify(witness.public())? {
+            Verified::Cosigned(seconds) => {
+                Timestamp::from_millis(i64::try_from(seconds).ok()?.checked_mul(1000)?)
+            }
+            Verified::Signed => None,
+        }
+    }
+
+    /// That nothing can be verified may be how another history is hidden.
+    fn must_be_heard(&self, quiet: &Quiet, error: &anyhow::Error) -> Result<(), Bad> {
+        let until = quiet.verified.plus(Duration::from_secs(self.alarm_after));
+        if SystemClock.now() < until {
+            return Ok(());
+        }
+        let (since, text) = (quiet.verified, message(error));
+        Err(Bad::new(format!("SILENT: no checkpoint could be verified since {since}: {text}")))
+    }
+
+    /// So may be that there is nothing new.
+    fn must_move(&self, quiet: &mut Quiet, size: Position) -> Result<(), Bad> {
+        let now = SystemClock.now();
+        quiet.verified = now;
+        if quiet.size != Some(size) {
+            (quiet.size, quiet.grown) = (Some(size), now);
+        }
+        match self.alarm_at_rest.map(Duration::from_secs) {
+            Some(longest) if quiet.grown.plus(longest) <= now => Err(Bad::new(format!(
+                "SILENT: the log shows no more than {size} records since {}",
+                quiet.grown
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -143,7 +265,7 @@ impl Run {
         log: &VerifierKey,
         witness: &SignerKey,
         as_json: bool,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Position> {
         let path = self.state.join(CHECKPOINT);
         let before = match fs::read_to_string(&path) {
             Ok(note) => Some(Seen::parse(&note, log).map_err(|_| {
@@ -167,7 +289,11 @@ impl Run {
         });
         let seen = match seen {
             Ok(seen) => seen,
-            Err(alarm) => return Err(self.raise(alarm, &note)?.into()),
+            Err(alarm) => {
+                let now = SystemClock.now();
+                let evidence = Evidence::new(alarm, before.as_ref(), &note, &proof, now);
+                return Err(self.raise(alarm, &evidence)?.into());
+            }
         };
         let cosigned = seen.cosigned(witness, SystemClock.now());
         // Durable before it is shown: a witness must not forget what it has cosigned.
@@ -175,24 +301,27 @@ impl Run {
         let size = seen.checkpoint.size;
         let value = json!({ "cosigned": size.0, "checkpoint": cosigned });
         print(as_json, &value, || format!("cosigned {size} records"))?;
-        Ok(())
+        Ok(size)
     }
 
-    /// Keeps what the log showed: with the checkpoint that was cosigned before, it is the evidence.
-    fn raise(&self, alarm: Alarm, note: &str) -> anyhow::Result<Bad> {
-        let evidence = self.state.join(EVIDENCE);
-        replace(&evidence, note.as_bytes(), 0o644)?;
-        let (evidence, before) = (evidence.display(), self.state.join(CHECKPOINT));
+    /// Keeps what the log showed, for others to judge.
+    fn raise(&self, alarm: Alarm, evidence: &Evidence) -> anyhow::Result<Bad> {
+        let path = self.state.join(EVIDENCE);
+        replace(&path, evidence.to_json()?.as_bytes(), 0o644)?;
+        let path = path.display();
+        let worth = if alarm.is_proven() {
+            "what the log signed is in"
+        } else {
+            "that it is so is this witness's word; what it saw is in"
+        };
         Ok(Bad::new(format!(
-            "{alarm}. Nothing is cosigned. Both are signed by the log: {} and {evidence}; keep them, and \
-             ask its operator",
-            before.display()
+            "{alarm}. Nothing is cosigned; {worth} {path}: keep it, and ask the log's operator"
         )))
     }
 }
 
 /// The log's newest checkpoint, and the proof that it goes on from another.
-async fn ask(channel: Channel, before: Option<&Seen>) -> anyhow::Result<(String, Vec<Root>)> {
+async fn ask(channel: Channel, before: Option<&Seen>) -> anyhow::Result<(String, Vec<Vec<u8>>)> {
     let mut client = TransparencyServiceClient::new(channel);
     let fresh = client.get_checkpoint(GetCheckpointRequest { fresh: true }).await?;
     let fresh = fresh.into_inner().checkpoint;
@@ -201,9 +330,7 @@ async fn ask(channel: Channel, before: Option<&Seen>) -> anyhow::Result<(String,
     match client.get_consistency_proof(request).await {
         Ok(answer) => {
             let answer = answer.into_inner();
-            let hashes: Result<_, _> = answer.hashes.into_iter().map(Root::try_from).collect();
-            // What is no hash shows nothing.
-            Ok((answer.checkpoint, hashes.unwrap_or_default()))
+            Ok((answer.checkpoint, answer.hashes))
         }
         // Its size says enough.
         Err(status) if status.code() == tonic::Code::FailedPrecondition => Ok((fresh, Vec::new())),

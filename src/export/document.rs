@@ -225,11 +225,17 @@ pub(super) struct LogProofs {
     pub records: Vec<LogProof>,
 }
 
-/// That one record is.
+/// That one record is, and what it records.
 #[derive(Serialize)]
 pub(super) struct LogProof {
     pub category: Category,
-    pub index: u64,
+    /// As `completeness` counts it.
+    pub event: &'static str,
+    pub at: Time,
+    /// The `activation_id` or `license_key` that the event is of; `None`: its time says enough.
+    pub of: Option<String>,
+    /// Its position.
+    pub log_index: u64,
     /// The leaf's hash.
     pub record: String,
     pub path: Vec<String>,
@@ -254,7 +260,7 @@ impl Serialize for Time {
 /// What a document is made of.
 pub struct Facts<'a> {
     /// All of the person's events in the order of their positions; none where nobody is known.
-    pub events: &'a [Event],
+    pub events: &'a [(domain::Position, Event)],
     /// What recipients are still to be told, and since when.
     pub waiting: &'a [(domain::Notice, Timestamp)],
     /// How many records the log has of each category.
@@ -273,43 +279,58 @@ pub struct Proofs {
     pub checkpoint: String,
     /// The public key of the log.
     pub log_key: String,
-    /// The records, in the order of their positions.
-    pub records: Vec<Proof>,
+    /// For each record.
+    pub records: HashMap<domain::Position, Proof>,
 }
 
 /// What shows that one record is.
 pub struct Proof {
-    /// What kind of data it is.
-    pub category: Category,
-    /// Where it is.
-    pub index: domain::Position,
     /// The hash of it.
     pub record: [u8; 32],
     /// The path from it to the tree's root.
     pub path: Vec<[u8; 32]>,
 }
 
-impl From<&Proofs> for LogProofs {
-    fn from(proofs: &Proofs) -> Self {
-        let records = proofs.records.iter().map(|proof| LogProof {
-            category: proof.category,
-            index: proof.index.0,
-            record: BASE64.encode(proof.record),
-            path: proof.path.iter().map(|hash| BASE64.encode(hash)).collect(),
-        });
-        Self {
-            checkpoint: proofs.checkpoint.clone(),
-            log_key: proofs.log_key.clone(),
-            records: records.collect(),
+/// What the document calls an event; `None`: it names nobody, or comes apart.
+fn kind(event: &Event) -> Option<(Category, &'static str)> {
+    Some(match event {
+        Event::SubjectRegistered { .. } | Event::EmailRecorded { .. } => {
+            (Category::Email, "email_recorded")
         }
-    }
+        Event::NameRecorded { .. } => (Category::Name, "name_recorded"),
+        Event::LicenseIssued { .. } | Event::LicenseKept { .. } => {
+            (Category::License, "license_issued")
+        }
+        Event::LicenseSuspended { .. }
+        | Event::LicenseReinstated { .. }
+        | Event::LicenseRevoked { .. } => (Category::License, "license_changed"),
+        Event::Activated { .. } | Event::ActivationKept { .. } => {
+            (Category::ActivationTime, "activated")
+        }
+        Event::Deactivated { .. } => (Category::ActivationTime, "deactivated"),
+        Event::AccessRecorded { .. } => (Category::AccessRecord, "access_recorded"),
+        Event::RestrictionChanged { .. } => (Category::AccessRecord, "restriction_changed"),
+        Event::RequestOpened { .. } => (Category::AccessRecord, "request_opened"),
+        Event::RequestStepped { .. } => (Category::AccessRecord, "request_stepped"),
+        Event::Disclosed { .. } => (Category::AccessRecord, "disclosed"),
+        Event::RecipientTold { .. } => (Category::AccessRecord, "recipient_told"),
+        Event::ErasureBegun { .. }
+        | Event::DataErased { .. }
+        | Event::EpochMoved { .. }
+        | Event::NoticeCreated { .. }
+        | Event::NoticeSettled { .. }
+        | Event::DayClosed { .. } => return None,
+    })
 }
 
 /// Puts a document together.
 pub(super) fn document(facts: &Facts<'_>) -> Result<Document, serde_json::Error> {
     let mut builder = Builder::new(facts)?;
-    for event in facts.events {
+    for (position, event) in facts.events {
         builder.add(event);
+        if let Some(proof) = facts.proofs.and_then(|proofs| proofs.records.get(position)) {
+            builder.prove(*position, event, proof);
+        }
     }
     Ok(builder.finish(facts))
 }
@@ -367,7 +388,11 @@ impl<'a> Builder<'a> {
                 explanation: NO_AUTOMATED_DECISIONS,
             },
             completeness: Vec::new(),
-            log_proofs: facts.proofs.map(LogProofs::from),
+            log_proofs: facts.proofs.map(|proofs| LogProofs {
+                checkpoint: proofs.checkpoint.clone(),
+                log_key: proofs.log_key.clone(),
+                records: Vec::new(),
+            }),
             policy_hash: BASE64URL.encode(policy.hash()?),
         };
         Ok(Self {
@@ -381,15 +406,51 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn count(&mut self, category: Category, kind: &'static str) {
-        *self.records.entry(category).or_default().entry(kind).or_default() += 1;
+    /// Says of an event that it is in the log.
+    fn prove(&mut self, position: domain::Position, event: &Event, proof: &Proof) {
+        let of = self.named(event);
+        let (Some(proofs), Some((category, kind))) = (&mut self.document.log_proofs, kind(event))
+        else {
+            return;
+        };
+        proofs.records.push(LogProof {
+            category,
+            event: kind,
+            at: Time(event.at()),
+            of,
+            log_index: position.0,
+            record: BASE64.encode(proof.record),
+            path: proof.path.iter().map(|hash| BASE64.encode(hash)).collect(),
+        });
+    }
+
+    /// The id in the document of what an event is of.
+    fn named(&self, event: &Event) -> Option<String> {
+        match event {
+            Event::LicenseIssued { license, .. }
+            | Event::LicenseKept { license, .. }
+            | Event::LicenseSuspended { license, .. }
+            | Event::LicenseReinstated { license, .. }
+            | Event::LicenseRevoked { license, .. } => {
+                let &place = self.licenses.get(license)?;
+                Some(self.document.licenses[place].license_key.clone())
+            }
+            Event::Activated { activation, .. }
+            | Event::ActivationKept { activation, .. }
+            | Event::Deactivated { activation, .. } => {
+                Some(BASE64URL.encode(activation.as_bytes()))
+            }
+            _ => None,
+        }
     }
 
     #[allow(clippy::too_many_lines)] // an arm for each event type
     fn add(&mut self, event: &Event) {
+        if let Some((category, kind)) = kind(event) {
+            *self.records.entry(category).or_default().entry(kind).or_default() += 1;
+        }
         match event {
             Event::SubjectRegistered { email, at, .. } | Event::EmailRecorded { email, at, .. } => {
-                self.count(Category::Email, "email_recorded");
                 self.document.subject.email = Some(Datum {
                     value: email.expose().to_owned(),
                     category: Category::Email,
@@ -398,7 +459,6 @@ impl<'a> Builder<'a> {
                 });
             }
             Event::NameRecorded { name, at, .. } => {
-                self.count(Category::Name, "name_recorded");
                 self.document.subject.name = Some(Datum {
                     value: name.expose().to_owned(),
                     category: Category::Name,
@@ -408,7 +468,6 @@ impl<'a> Builder<'a> {
             }
             Event::LicenseIssued { license, key, terms, at, .. }
             | Event::LicenseKept { license, key, terms, at, .. } => {
-                self.count(Category::License, "license_issued");
                 self.licenses.insert(*license, self.document.licenses.len());
                 self.document.licenses.push(License {
                     category: Category::License,
@@ -426,7 +485,6 @@ impl<'a> Builder<'a> {
             }
             Event::Activated { license, activation, lease_until, at, .. }
             | Event::ActivationKept { license, activation, lease_until, at, .. } => {
-                self.count(Category::ActivationTime, "activated");
                 let Some(&place) = self.licenses.get(license) else { return };
                 let activations = &mut self.document.licenses[place].activations;
                 self.activations.insert(*activation, (place, activations.len()));
@@ -441,7 +499,6 @@ impl<'a> Builder<'a> {
                 });
             }
             Event::Deactivated { activation, by_staff, at, .. } => {
-                self.count(Category::ActivationTime, "deactivated");
                 let Some(&(license, place)) = self.activations.get(activation) else { return };
                 let activation = &mut self.document.licenses[license].activations[place];
                 activation.deactivated_at = Some(Time(*at));
@@ -451,7 +508,6 @@ impl<'a> Builder<'a> {
             Event::LicenseReinstated { license, at } => self.change(*license, "active", *at),
             Event::LicenseRevoked { license, at } => self.change(*license, "revoked", *at),
             Event::AccessRecorded { access, at, .. } => {
-                self.count(Category::AccessRecord, "access_recorded");
                 let sealed_actor = match &access.actor {
                     RecordedActor::Sealed(sealed) => Some(BASE64URL.encode(sealed.as_bytes())),
                     RecordedActor::Named(_) => None,
@@ -467,17 +523,14 @@ impl<'a> Builder<'a> {
                 });
             }
             Event::RestrictionChanged { kind, holds, at, .. } => {
-                self.count(Category::AccessRecord, "restriction_changed");
                 self.restriction(kind.name(), *holds, Time(*at));
             }
             Event::RequestOpened { request, kind, received_at, at, .. } => {
-                self.count(Category::AccessRecord, "request_opened");
                 self.requests.insert(*request, self.document.requests.len());
                 self.open.insert(*request, at.year());
                 self.document.requests.push(Request::new(*kind, *received_at, *at));
             }
             Event::RequestStepped { request, step, at, .. } => {
-                self.count(Category::AccessRecord, "request_stepped");
                 if step.closes() {
                     self.open.remove(request);
                 }
@@ -486,7 +539,6 @@ impl<'a> Builder<'a> {
                 }
             }
             Event::Disclosed { recipient, categories, at, .. } => {
-                self.count(Category::AccessRecord, "disclosed");
                 let recipients = &mut self.document.recipients;
                 if let Some(known) = recipients.iter_mut().find(|r| r.name == recipient.as_str()) {
                     known.got_data_at.push(Time(*at));
@@ -500,7 +552,6 @@ impl<'a> Builder<'a> {
                 });
             }
             Event::RecipientTold { recipient, outcome, at, .. } => {
-                self.count(Category::AccessRecord, "recipient_told");
                 self.document.notices.push(Notice {
                     category: Category::AccessRecord,
                     recipient: recipient.as_str().to_owned(),
@@ -522,7 +573,6 @@ impl<'a> Builder<'a> {
     }
 
     fn change(&mut self, license: LicenseId, status: &'static str, at: Timestamp) {
-        self.count(Category::License, "license_changed");
         if let Some(&place) = self.licenses.get(&license) {
             let license = &mut self.document.licenses[place];
             license.status = status;

@@ -18,11 +18,10 @@ use super::places::{Place, Places};
 use super::tls::Tls;
 use super::traffic::{Room, Traffic};
 use crate::service::guessing::{Client, Salt};
+use crate::telemetry::Complaint;
 
 /// How long to wait when the system has no descriptor or memory for another connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// How often to say that connections are turned away, or that none can be accepted.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 /// How many connections may wait for the server to take them. It takes them at once.
 const READY: usize = 64;
 
@@ -62,21 +61,6 @@ pub(super) fn incoming(
     ReceiverStream::new(connections)
 }
 
-/// Something to complain of, in the log, now and then.
-#[derive(Default)]
-struct Complaint(Option<Instant>);
-
-impl Complaint {
-    /// Whether to complain now.
-    fn is_due(&mut self) -> bool {
-        let is_due = self.0.is_none_or(|last| last.elapsed() > COMPLAINT_INTERVAL);
-        if is_due {
-            self.0 = Some(Instant::now());
-        }
-        is_due
-    }
-}
-
 #[derive(Clone)]
 struct Acceptor {
     tls: watch::Receiver<Arc<Tls>>,
@@ -90,7 +74,7 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(mut self, listener: TcpListener) {
-        let (mut out_of_descriptors, mut full) = (Complaint::default(), Complaint::default());
+        let (out_of_descriptors, full) = (Complaint::default(), Complaint::default());
         let mut may_change = true;
         loop {
             let accepted = tokio::select! {

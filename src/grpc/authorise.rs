@@ -11,6 +11,7 @@ use super::Answer;
 use super::connection::Peer;
 use super::roles::may_call;
 use super::status::denied;
+use super::tiles;
 use crate::service::Staff;
 
 /// Lets a call through if the role in the caller's certificate may make it.
@@ -50,6 +51,8 @@ where
                 request.extensions_mut().insert(staff);
                 Box::pin(self.0.call(request))
             }
+            // No gRPC client asks for these: the refusal is one of HTTP.
+            _ if tiles::is_static(request.uri().path()) => Box::pin(ready(Ok(tiles::forbidden()))),
             Some(_) => refuse("your role may not call this"),
             None => refuse("your certificate names no role; ask for one with a staff URI name"),
         }

@@ -126,6 +126,8 @@ where
                 call.ended(match answer.status() {
                     StatusCode::OK => "OK",
                     StatusCode::SERVICE_UNAVAILABLE => "UNAVAILABLE",
+                    StatusCode::FORBIDDEN => "PERMISSION_DENIED",
+                    StatusCode::METHOD_NOT_ALLOWED => "UNIMPLEMENTED",
                     _ => "NOT_FOUND",
                 });
                 return Ok(answer);

@@ -12,11 +12,16 @@ use crate::domain::Rejection;
 use crate::proto::ERROR_DOMAIN;
 use crate::service::ServiceError;
 use crate::service::guessing::TooMany;
+use crate::telemetry::Complaint;
 
 /// When to call again after an overload: the queue is empty much sooner, and clients spread.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
 /// When to call again while the server restarts.
 const RETRY_STOPPED: Duration = Duration::from_secs(5);
+
+/// What anybody who has a receipt, or may ask for the tree, can bring about.
+static NOT_IN_LOG: Complaint = Complaint::new();
+static NO_PROOF: Complaint = Complaint::new();
 
 /// The status that tells a client of this error.
 pub(super) fn status(error: &ServiceError) -> Status {
@@ -49,7 +54,9 @@ pub(super) fn status(error: &ServiceError) -> Status {
         }
         ServiceError::TreeBehind => unavailable("TREE_BEHIND", text, RETRY_OVERLOADED),
         ServiceError::NotInLog => {
-            tracing::error!("a receipt that was signed here has no record in the log");
+            if NOT_IN_LOG.is_due() {
+                tracing::error!("a receipt that was signed here has no record in the log");
+            }
             let details = info("RECORD_NOT_FOUND", HashMap::new());
             Status::with_error_details(Code::NotFound, text, details)
         }
@@ -58,7 +65,9 @@ pub(super) fn status(error: &ServiceError) -> Status {
             Status::with_error_details(Code::FailedPrecondition, text, details)
         }
         ServiceError::Tiles(error) => {
-            tracing::error!("a proof could not be made: {error}");
+            if NO_PROOF.is_due() {
+                tracing::error!("a proof could not be made: {error}");
+            }
             unavailable("TREE_BEHIND", ServiceError::TreeBehind.to_string(), RETRY_STOPPED)
         }
         // What is wrong with the disk is for the operator, who has it in the log.

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::body::{Body as _, Bytes};
 use tonic::body::Body;
 use tower::{Layer, Service as TowerService};
 
 use super::Answer;
 use crate::service::{Service, ServiceError};
+use crate::telemetry::Complaint;
 use crate::tlog::tiles::Tile;
 
 const CHECKPOINT: &str = "/checkpoint";
@@ -23,12 +24,15 @@ const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
+/// What anybody who asks for tiles can bring about.
+static UNREAD: Complaint = Complaint::new();
+
 /// Whether a path is one of these resources, and not of a service.
 pub(super) fn is_static(path: &str) -> bool {
     path == CHECKPOINT || path.starts_with(TILES)
 }
 
-/// Answers for these resources; `None`: they are not served here.
+/// Answers for these resources; `None`: they are not served here, and not found.
 #[derive(Clone)]
 pub(super) struct Tiles(pub Option<Arc<Service>>);
 
@@ -61,20 +65,39 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        match &self.tiles {
-            Some(service) if is_static(request.uri().path()) => {
-                let service = Arc::clone(service);
-                let (parts, _) = request.into_parts();
-                Box::pin(async move { Ok(answer(&service, &parts.method, parts.uri.path()).await) })
-            }
-            _ => Box::pin(self.inner.call(request)),
+        if !is_static(request.uri().path()) {
+            return Box::pin(self.inner.call(request));
         }
+        let service = self.tiles.clone();
+        let (parts, _) = request.into_parts();
+        Box::pin(async move {
+            let whole = match service {
+                Some(service) => answer(&service, &parts.method, parts.uri.path()).await,
+                None => refusal(StatusCode::NOT_FOUND, "the log's tree is not shown here"),
+            };
+            Ok(if parts.method == Method::HEAD { without_body(whole) } else { whole })
+        })
     }
 }
 
+/// What `HEAD` is answered with (RFC 9110 §9.3.2).
+fn without_body(whole: http::Response<Body>) -> http::Response<Body> {
+    let length = whole.body().size_hint().exact();
+    let mut answer = whole.map(|_| Body::empty());
+    answer.headers_mut().extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
+    answer
+}
+
+/// The answer to one whose certificate names no role.
+pub(super) fn forbidden() -> http::Response<Body> {
+    refusal(StatusCode::FORBIDDEN, "your certificate names no role")
+}
+
 async fn answer(service: &Service, method: &Method, path: &str) -> http::Response<Body> {
-    if method != Method::GET {
-        return refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET");
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return answer;
     }
     let found = match path.strip_prefix(TILES) {
         None => {
@@ -97,7 +120,7 @@ async fn answer(service: &Service, method: &Method, path: &str) -> http::Respons
         }
         Ok(None) => refusal(StatusCode::NOT_FOUND, "no such tile"),
         Err(error) => {
-            if !matches!(error, ServiceError::TreeBehind) {
+            if !matches!(error, ServiceError::TreeBehind) && UNREAD.is_due() {
                 tracing::error!("a tile could not be read: {error}");
             }
             refusal(StatusCode::SERVICE_UNAVAILABLE, "the tree is not made yet; ask again")

@@ -31,7 +31,8 @@ impl TransparencyService for TransparencyHandler {
         &self,
         request: Request<GetInclusionProofRequest>,
     ) -> Result<Response<GetInclusionProofResponse>, Status> {
-        let proof = self.0.prove(&request.into_inner().receipt).await;
+        let GetInclusionProofRequest { receipt, log_index } = request.into_inner();
+        let proof = self.0.prove(&receipt, log_index.map(Position)).await;
         let proof = proof.map_err(|error| status(&error))?.to_string();
         Ok(Response::new(GetInclusionProofResponse { proof }))
     }

@@ -244,13 +244,26 @@ impl<'a> Note<'a> {
 
     /// Whether the key signed it. `None`: it did not, or one of its signatures is wrong.
     pub fn verify(&self, key: &VerifierKey) -> Option<Verified> {
+        self.verified_line(key).map(|(_, verified)| verified)
+    }
+
+    /// The note with no signature but the key's, so that it is no longer than it must be. `None`: the
+    /// key did not sign it.
+    pub fn signed_by(&self, key: &VerifierKey) -> Option<String> {
+        self.verified_line(key).map(|(line, _)| format!("{}\n{line}\n", self.text))
+    }
+
+    /// The line of the key's signature, and what it is worth.
+    fn verified_line(&self, key: &VerifierKey) -> Option<(&'a str, Verified)> {
         let prefix = format!("\u{2014} {} ", key.name);
         let mut verified = None;
-        for line in self.signatures.lines().filter_map(|line| line.strip_prefix(&prefix)) {
-            let Ok(bytes) = BASE64.decode(line) else { continue };
+        for line in self.signatures.lines() {
+            let Some(Ok(bytes)) = line.strip_prefix(&prefix).map(|line| BASE64.decode(line)) else {
+                continue;
+            };
             let Some((id, signature)) = bytes.split_at_checked(KEY_ID_BYTES) else { continue };
             if id == key.id() {
-                verified = Some(self.verify_signature(key, signature)?);
+                verified = Some((line, self.verify_signature(key, signature)?));
             }
         }
         verified
@@ -340,8 +353,10 @@ mod tests {
         let more =
             format!("{EXAMPLE_NOTE}{}\u{2014} x ???\n", other.unwrap().sign(note.text(), now));
         assert_eq!(Note::parse(&more).unwrap().verify(&key), Some(Verified::Signed));
+        assert_eq!(Note::parse(&more).unwrap().signed_by(&key).as_deref(), Some(EXAMPLE_NOTE));
         let wrong = more.replace("x08go/ZJ", "x08go/ZK");
         assert_eq!(Note::parse(&wrong).unwrap().verify(&key), None);
+        assert_eq!(Note::parse(&wrong).unwrap().signed_by(&key), None);
         for none in ["", "a", "a\n", "a\n\n", "a\n\nb\n", "\n\n", "a\r\n\n\u{2014} a b\n"] {
             assert!(Note::parse(none).is_none(), "{none:?}");
         }

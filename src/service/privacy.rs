@@ -109,9 +109,8 @@ struct ExpiredPage {
 /// What is held about a person.
 #[derive(Default)]
 struct Held {
-    events: Vec<Event>,
-    /// Where they are.
-    positions: Vec<Position>,
+    /// With their positions.
+    events: Vec<(Position, Event)>,
     /// What recipients are still to be told.
     waiting: Vec<(Notice, Timestamp)>,
     /// How many records the log has under the person's keys.
@@ -256,8 +255,8 @@ impl Service {
             StoreError::Erased(_) => Rejection::SubjectNotFound.into(),
             error => ServiceError::from(error),
         });
-        let Held { events, positions, waiting, in_log } = held?;
-        let proofs = self.prove_all(&positions)?;
+        let Held { events, waiting, in_log } = held?;
+        let proofs = self.prove_all(events.iter().map(|(position, _)| *position))?;
         let facts = Facts {
             events: &events,
             waiting: &waiting,
@@ -293,8 +292,7 @@ impl Service {
         for (category, slot) in keys(&self.store, subject)? {
             *held.in_log.entry(category).or_default() += u64::from(self.store.counts.get(slot));
         }
-        let events = self.store.events(positions(&self.store, subject)?)?;
-        (held.positions, held.events) = events.into_iter().unzip();
+        held.events = self.store.events(positions(&self.store, subject)?)?;
         for NoticeDetails { notice, created_at, .. } in self.waiting_notices()? {
             if notice.subject == subject {
                 let slot = self.store.vault.find(&KeyName::Notice(notice.id));

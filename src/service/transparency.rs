@@ -2,6 +2,7 @@
 //! everything that is acknowledged, signs a checkpoint at an interval and when one is asked for, and
 //! answers with proofs.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,16 +20,20 @@ use crate::domain::Position;
 use crate::export;
 use crate::log::head::{Checkpoint, LogKey};
 use crate::log::note::VerifierKey;
-use crate::log::record::{self, Header, RecordHash};
+use crate::log::record::{self, RecordHash};
 use crate::log::tree::CompactRange;
-use crate::log::{Log, LogError, PAGE, codec};
-use crate::tlog::proof::{self, Hashes, InclusionProof};
+use crate::log::{Log, LogError, PAGE};
+use crate::telemetry::Trouble;
+use crate::tlog::proof::{self, Hashes, InclusionProof, Nodes as _};
 use crate::tlog::tiles::{Tile, TileDirectory, TileWriter, TilesError};
 
 /// The name of the newest checkpoint among the tiles.
 const CHECKPOINT: &str = "checkpoint";
 /// How long until tiles that could not be written are tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long until all of a log that is not what it was is read again: first, and at most.
+const REREAD: Duration = Duration::from_secs(60);
+const LONGEST_REREAD: Duration = Duration::from_secs(60 * 60);
 /// How long a call waits for a checkpoint that it needs. Less than a call may take.
 const WAIT: Duration = Duration::from_secs(5);
 /// How many calls look through the whole tree at once: it costs a read of 32 bytes a record.
@@ -82,6 +87,15 @@ impl PublishError {
     /// Whether what was published still stands: nothing more can be written for now.
     fn is_of_the_disk(&self) -> bool {
         matches!(self, Self::Io(_) | Self::Tiles(TilesError::Io { .. }))
+    }
+
+    /// Whether the log is not what it was.
+    fn is_of_the_log(&self) -> bool {
+        match self {
+            Self::Changed => true,
+            Self::Log(error) => !matches!(error, LogError::Io(_)),
+            Self::Tiles(_) | Self::Io(_) => false,
+        }
     }
 }
 
@@ -154,12 +168,16 @@ impl Publication {
         publish: &watch::Sender<Option<Arc<Published>>>,
     ) {
         let mut tiles = None;
-        let mut last_failure: Option<String> = None;
+        let mut trouble = Trouble::default();
+        let mut reread = REREAD;
         let mut is_last = false;
         loop {
             let wait = match self.step(&mut tiles, publish) {
                 Ok(()) => {
-                    last_failure = None;
+                    if trouble.is_over() {
+                        tracing::info!("checkpoints are published again");
+                    }
+                    reread = REREAD;
                     self.interval
                 }
                 Err(error) => {
@@ -168,11 +186,17 @@ impl Publication {
                     if !error.is_of_the_disk() {
                         publish.send_replace(None);
                     }
-                    let failure = error.to_string();
-                    if last_failure.as_ref() != Some(&failure) {
-                        tracing::error!("no checkpoint is published: {failure}");
+                    if trouble.is_new(&error.to_string()) {
+                        tracing::error!("no checkpoint is published: {error}");
                     }
-                    last_failure = Some(failure);
+                    if error.is_of_the_log() {
+                        // It takes a look at all of it, and hardly ever is another the next time.
+                        if is_last || ends_within(reread, orders) {
+                            return;
+                        }
+                        reread = LONGEST_REREAD.min(2 * reread);
+                        continue;
+                    }
                     RETRY
                 }
             };
@@ -252,6 +276,18 @@ impl Publication {
     }
 }
 
+/// Waits for all of the time, whatever else is ordered meanwhile. Whether the end was.
+fn ends_within(wait: Duration, orders: &mpsc::Receiver<Told>) -> bool {
+    let begun = Instant::now();
+    loop {
+        match orders.recv_timeout(wait.saturating_sub(begun.elapsed())) {
+            Ok(Told::Publish | Told::Distrust) => {}
+            Ok(Told::End) | Err(RecvTimeoutError::Disconnected) => return true,
+            Err(RecvTimeoutError::Timeout) => return false,
+        }
+    }
+}
+
 impl Transparency {
     /// The newest checkpoint. `None`: there is none yet.
     pub fn newest(&self) -> Option<Arc<Published>> {
@@ -272,6 +308,44 @@ impl Transparency {
         let enough = timeout(WAIT, published.wait_for(is_enough)).await;
         let enough = enough.ok().and_then(Result::ok).and_then(|published| published.clone());
         enough.ok_or(ServiceError::TreeBehind)
+    }
+
+    /// A checkpoint whose tree has a position, if the log has it.
+    async fn covering(&self, position: Position) -> Result<Arc<Published>, ServiceError> {
+        match self.newest() {
+            Some(newest) if position < newest.checkpoint.size => Ok(newest),
+            _ => self.fresh().await,
+        }
+    }
+
+    /// Where a record is, by its hash; at once, where a hint is right.
+    async fn locate(
+        self: &Arc<Self>,
+        hash: RecordHash,
+        hint: Option<Position>,
+    ) -> Result<(Position, Arc<Published>), ServiceError> {
+        if let Some(hint) = hint {
+            let published = self.covering(hint).await?;
+            if self.is_at(hint, hash, &published).await? {
+                return Ok((hint, published));
+            }
+        }
+        let published = self.fresh().await?;
+        Ok((self.find(hash, &published).await?, published))
+    }
+
+    /// Whether a record is at a position, as far as the tiles tell: the path is still to show it.
+    async fn is_at(
+        self: &Arc<Self>,
+        position: Position,
+        hash: RecordHash,
+        of: &Published,
+    ) -> Result<bool, ServiceError> {
+        if position >= of.checkpoint.size {
+            return Ok(false);
+        }
+        let this = Arc::clone(self);
+        reading(move || Ok(this.seen(this.tiles.node(0, position.0))? == hash)).await
     }
 
     /// Where a record is, by its hash alone. As few look at once as may, whoever has given up included:
@@ -362,8 +436,13 @@ impl Service {
         }
     }
 
-    /// The proof that the record that a receipt names is in the log. Erased or not: it is a hash.
-    pub async fn prove(self: &Arc<Self>, receipt: &str) -> Result<InclusionProof, ServiceError> {
+    /// The proof that the record that a receipt names is in the log. Erased or not: it is a hash. The
+    /// hint says where it is, if the caller knows.
+    pub async fn prove(
+        self: &Arc<Self>,
+        receipt: &str,
+        hint: Option<Position>,
+    ) -> Result<InclusionProof, ServiceError> {
         let transparency = Arc::clone(self.transparency()?);
         let claims = self.receipt_keys.verify(receipt)?;
         let hash = claims.record;
@@ -375,16 +454,11 @@ impl Service {
             }
             None => None,
         };
-        let newest = transparency.newest();
-        let published = match (newest, at) {
-            (Some(newest), Some(at)) if at < newest.checkpoint.size => newest,
-            _ => transparency.fresh().await?,
-        };
-        let index = match at {
-            Some(at) => at,
-            // It was erased, or issued anew: the views do not know where it was. Only a receipt of this
+        let (index, published) = match at {
+            Some(at) => (at, transparency.covering(at).await?),
+            // It was erased, or issued anew: the views do not know where it is. Only a receipt of this
             // server comes as far as this.
-            None => transparency.find(hash, &published).await?,
+            None => transparency.locate(hash, hint).await?,
         };
         reading(move || {
             let path = transparency.path(index, &hash, &published)?;
@@ -414,20 +488,19 @@ impl Service {
     /// answer to a person does not wait for it. On a thread that may wait.
     pub(super) fn prove_all(
         &self,
-        positions: &[Position],
+        positions: impl Iterator<Item = Position>,
     ) -> Result<Option<export::Proofs>, ServiceError> {
         let Ok(transparency) = self.transparency() else { return Ok(None) };
         let Ok(published) = Handle::current().block_on(transparency.fresh()) else {
             return Ok(None);
         };
-        let mut records = Vec::with_capacity(positions.len());
-        for &index in positions {
-            let (Header { event_type, .. }, record) = self.store.header_and_hash(index)?;
-            let Some(category) = codec::category(event_type) else { continue };
+        let mut records = HashMap::new();
+        for index in positions {
+            let (_, record) = self.store.header_and_hash(index)?;
             let path = transparency.path(index, &record, &published);
             let path = path.inspect_err(|error| tracing::warn!("an export has no proofs: {error}"));
             let Ok(path) = path else { return Ok(None) };
-            records.push(export::Proof { category, index, record, path });
+            records.insert(index, export::Proof { record, path });
         }
         let log_key = transparency.log_key.to_string();
         Ok(Some(export::Proofs { checkpoint: published.note.clone(), log_key, records }))
@@ -441,5 +514,141 @@ impl Service {
             return Ok(None);
         }
         reading(move || Ok(Some(transparency.seen(transparency.tiles.read(tile))?))).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::log::Append;
+    use crate::log::memory::MemoryLog;
+
+    /// More than are read at once, and more than a tile has.
+    const RECORDS: u64 = PAGE as u64 + 300;
+
+    fn record_of(number: u64) -> Vec<u8> {
+        number.to_be_bytes().to_vec()
+    }
+
+    fn hash_of(number: u64) -> RecordHash {
+        record::hash(&record_of(number))
+    }
+
+    /// A log, and how often it was read from its beginning.
+    #[derive(Default)]
+    struct ReadAgain {
+        log: MemoryLog,
+        from_the_beginning: AtomicUsize,
+    }
+
+    impl Log for ReadAgain {
+        fn head(&self) -> Result<Position, LogError> {
+            self.log.head()
+        }
+
+        fn append(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError> {
+            self.log.append(expected, records)
+        }
+
+        fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
+            if from == Position::ZERO {
+                self.from_the_beginning.fetch_add(1, Ordering::SeqCst);
+            }
+            self.log.read(from, limit)
+        }
+    }
+
+    fn log_and_tree() -> (Arc<ReadAgain>, CompactRange) {
+        let log = Arc::new(ReadAgain::default());
+        let records: Vec<_> = (0..RECORDS).map(record_of).collect();
+        assert_eq!(log.append(Position::ZERO, &records).unwrap(), Append::Appended);
+        let mut tree = CompactRange::default();
+        (0..RECORDS).for_each(|number| tree.push(hash_of(number)));
+        (log, tree)
+    }
+
+    fn publication(directory: &Path, log: Arc<ReadAgain>, tree: CompactRange) -> Publication {
+        Publication {
+            directory: directory.to_owned(),
+            log,
+            tree: Arc::new(Mutex::new(tree)),
+            key: Arc::new(LogKey::generate("log.example.com", &mut rand::rng()).unwrap()),
+            interval: Duration::from_secs(3600),
+            is_public: false,
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_not_what_it_was_is_not_read_again_whoever_asks() {
+        let place = tempfile::tempdir().unwrap();
+        let (log, mut tree) = log_and_tree();
+        tree.push([7; 32]);
+        assert_eq!(log.append(Position(RECORDS), &[vec![1]]).unwrap(), Append::Appended);
+        let publication = publication(place.path(), Arc::clone(&log), tree);
+        let (publisher, transparency) = Publisher::spawn(publication).unwrap();
+        for _ in 0..10 * ORDERS {
+            publisher.told.send(Told::Publish).unwrap();
+        }
+        publisher.told.send(Told::Distrust).unwrap();
+        publisher.end();
+        assert!(transparency.newest().is_none());
+        // Once into the tiles that are there, and once into new ones.
+        assert_eq!(log.from_the_beginning.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn looks_through_the_tree_are_bounded_and_given_up_with_their_callers() {
+        let place = tempfile::tempdir().unwrap();
+        let (log, tree) = log_and_tree();
+        let publication = publication(place.path(), Arc::clone(&log), tree);
+        let (publisher, transparency) = Publisher::spawn(publication).unwrap();
+        let transparency = Arc::new(transparency);
+        let (last, stranger) = (RECORDS - 1, [7; 32]);
+        let at = |located: Result<(Position, _), _>| located.map(|(position, _)| position.0).ok();
+        assert_eq!(at(transparency.locate(hash_of(last), None).await), Some(last));
+        assert!(matches!(transparency.locate(stranger, None).await, Err(ServiceError::NotInLog)));
+
+        // However many are given up, there is room afterwards.
+        let looks = (0..200).map(|_| {
+            let transparency = Arc::clone(&transparency);
+            tokio::spawn(async move { transparency.locate(stranger, None).await.is_ok() })
+        });
+        for look in looks.collect::<Vec<_>>() {
+            look.abort();
+            // One may have come to its end before.
+            assert!(!look.await.unwrap_or(false));
+        }
+        assert_eq!(at(transparency.locate(hash_of(0), None).await), Some(0));
+
+        // As many look at once as may: others are told to come again, but for those who know the place.
+        let all = u32::try_from(SEARCHES).unwrap();
+        let busy = Arc::clone(&transparency.searches).acquire_many_owned(all).await.unwrap();
+        let hint = |position| Some(Position(position));
+        let refused = [None, hint(3), hint(RECORDS), hint(u64::MAX)].map(|hint| {
+            let transparency = Arc::clone(&transparency);
+            tokio::spawn(async move { transparency.locate(hash_of(last), hint).await })
+        });
+        for refused in refused {
+            assert!(matches!(refused.await.unwrap(), Err(ServiceError::Overloaded)));
+        }
+        assert_eq!(at(transparency.locate(hash_of(last), hint(last)).await), Some(last));
+        drop(busy);
+        publisher.end();
+    }
+
+    #[test]
+    fn a_look_that_nobody_waits_for_says_nothing_of_the_tiles() {
+        let place = tempfile::tempdir().unwrap();
+        let (log, tree) = log_and_tree();
+        let checkpoint = Checkpoint { size: tree.size(), root: tree.root() };
+        let (publisher, transparency) =
+            Publisher::spawn(publication(place.path(), Arc::clone(&log), tree)).unwrap();
+        publisher.end();
+        let found = transparency.tiles.find(&[7; 32], &checkpoint, || false);
+        assert!(matches!(found, Err(TilesError::GivenUp)));
+        let found = transparency.tiles.find(&[7; 32], &checkpoint, || true);
+        assert!(matches!(found, Ok(None)));
     }
 }

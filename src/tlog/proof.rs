@@ -161,36 +161,68 @@ impl Way {
     }
 }
 
-/// Whether the hashes show that the new tree begins with the old one (RFC 9162 §2.1.4.2).
-pub fn verify_consistency(old: &Checkpoint, new: &Checkpoint, path: &[Root]) -> bool {
+/// What two trees that a log's key signed, and hashes given with them, show to anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// The new tree begins with the old one.
+    Continuation,
+    /// It does not: there are no records that both are of.
+    Fork,
+    /// Neither: the hashes are not of these trees.
+    Nothing,
+}
+
+/// What the hashes show (RFC 9162 §2.1.4.2). Where they lead to the new root they are the new tree's, and
+/// so is the root over its beginning that follows from them; that it is not the old one proves a fork.
+/// Where the old size is a power of two the hashes are given without that root, and prove none.
+pub fn compare(old: &Checkpoint, new: &Checkpoint, path: &[Root]) -> Shown {
     if old.size > new.size {
-        return false;
+        return Shown::Nothing;
     }
-    if old.size == new.size {
-        return path.is_empty() && old.root == new.root;
+    // What the old tree must be, where it takes no hashes to know it.
+    let known = if old.size == new.size {
+        Some(new.root)
+    } else {
+        (old.size == Position::ZERO).then(|| CompactRange::default().root())
+    };
+    let found = match known {
+        Some(known) if known == old.root && !path.is_empty() => None,
+        Some(known) => Some(known),
+        None => roots(old, new, path).filter(|(_, whole)| *whole == new.root).map(|(root, _)| root),
+    };
+    match found {
+        Some(root) if root == old.root => Shown::Continuation,
+        Some(_) => Shown::Fork,
+        None => Shown::Nothing,
     }
-    if old.size == Position::ZERO {
-        return path.is_empty() && old.root == CompactRange::default().root();
-    }
+}
+
+/// The roots that the hashes lead to, of the beginning of the new tree and of all of it. `None`: they are
+/// too many or too few.
+fn roots(old: &Checkpoint, new: &Checkpoint, path: &[Root]) -> Option<(Root, Root)> {
     let first = old.size.0.is_power_of_two().then_some(&old.root);
     let mut path = first.into_iter().chain(path);
-    let mut way = Way { place: old.size.0 - 1, last: new.size.0 - 1 };
+    let mut way = Way { place: old.size.0.checked_sub(1)?, last: new.size.0.checked_sub(1)? };
     while way.place & 1 == 1 {
         way.rise();
     }
-    let Some(&start) = path.next() else { return false };
+    let &start = path.next()?;
     let (mut old_node, mut new_node) = (start, start);
     for other in path {
-        match way.up() {
-            Some(Side::Left) => {
+        match way.up()? {
+            Side::Left => {
                 old_node = parent(other, &old_node);
                 new_node = parent(other, &new_node);
             }
-            Some(Side::Right) => new_node = parent(&new_node, other),
-            None => return false,
+            Side::Right => new_node = parent(&new_node, other),
         }
     }
-    way.last == 0 && old_node == old.root && new_node == new.root
+    (way.last == 0).then_some((old_node, new_node))
+}
+
+/// Whether the hashes show that the new tree begins with the old one.
+pub fn verify_consistency(old: &Checkpoint, new: &Checkpoint, path: &[Root]) -> bool {
+    compare(old, new, path) == Shown::Continuation
 }
 
 /// A proof that a record is in the log, as a file: C2SP `tlog-proof`.
@@ -401,10 +433,47 @@ pub(crate) mod tests {
                         // They need no hashes.
                         || path.is_empty() && (other == 0 || other as u64 == new);
                     assert_eq!(holds, is_right, "{old} as {other} to {new}");
+                    let shown = compare(known, &roots[at(new)], &path);
+                    assert_ne!(shown, Shown::Fork, "{old} as {other} to {new}");
                 }
             }
             assert_eq!(consistency(&tree, Position(new + 1), Position(new)), Ok(None));
         }
+    }
+
+    #[test]
+    fn hashes_of_another_history_prove_a_fork_and_wrong_ones_prove_none() {
+        let tree = leaves(40);
+        for new in 1..=40 {
+            for changed in 0..new {
+                let mut other = leaves(40);
+                other.0[at(changed)] = [7; 32];
+                for old in 1..=new {
+                    let (known, stated) = (tree.checkpoint(old), other.checkpoint(new));
+                    let Ok(path) = consistency(&other, Position(old), Position(new));
+                    let path = path.unwrap();
+                    let is_same_so_far = changed >= old;
+                    let expected = if is_same_so_far {
+                        Shown::Continuation
+                    } else if old.is_power_of_two() && old < new {
+                        Shown::Nothing
+                    } else {
+                        Shown::Fork
+                    };
+                    let which = format!("{changed} of {old} to {new}");
+                    assert_eq!(compare(&known, &stated, &path), expected, "{which}");
+                    if old < new {
+                        // Those of the first history lead to the root of the second nowhere.
+                        let Ok(path) = consistency(&tree, Position(old), Position(new));
+                        let shown = compare(&known, &stated, &path.unwrap());
+                        assert_eq!(shown, Shown::Nothing, "{which}");
+                        assert_eq!(compare(&known, &stated, &[]), Shown::Nothing, "{which}");
+                    }
+                }
+            }
+        }
+        let other = Checkpoint { size: Position::ZERO, root: [7; 32] };
+        assert_eq!(compare(&other, &tree.checkpoint(3), &[]), Shown::Fork);
     }
 
     proptest! {
@@ -437,12 +506,12 @@ pub(crate) mod tests {
                 prop_assert!(!verify_inclusion(Position(leaf), hash, &path, &stated));
             }
             if !shown.is_empty() {
-                prop_assert!(!verify_consistency(&known, &stated, &shown));
+                prop_assert_eq!(compare(&known, &stated, &shown), Shown::Nothing);
             }
             path.push([0; 32]);
             shown.push([0; 32]);
             prop_assert!(!verify_inclusion(Position(leaf), hash, &path, &stated));
-            prop_assert!(!verify_consistency(&known, &stated, &shown));
+            prop_assert_eq!(compare(&known, &stated, &shown), Shown::Nothing);
         }
 
         #[test]

@@ -41,6 +41,9 @@ pub enum TilesError {
     /// What follows from them is not what the checkpoint says.
     #[error("the tiles are not those of the log's tree; they are made again")]
     Untrue,
+    /// Nothing is known: nobody waited for the end of a look through them.
+    #[error("nobody waits for what was looked for in the tiles")]
+    GivenUp,
 }
 
 /// A tile, by its place in the tree.
@@ -146,7 +149,35 @@ impl TileDirectory {
 
     /// Every leaf in order, to the end of what is there.
     pub fn leaves(&self) -> Leaves<'_> {
-        Leaves { tiles: self, next: Some(0), page: Vec::new().into_iter() }
+        Leaves { tiles: self, is_mirror: false, next: Some(0), page: Vec::new().into_iter() }
+    }
+
+    /// The same, where they may have been fetched one by one: a partial tile is then a file of its own.
+    pub fn mirrored_leaves(&self) -> Leaves<'_> {
+        Leaves { is_mirror: true, ..self.leaves() }
+    }
+
+    /// The first hashes of a level's tile from the widest of the partial tiles that were fetched.
+    fn widest_partial(&self, level: u32, index: u64) -> Result<Vec<Root>, TilesError> {
+        let path = self.path(Tile { level, index, width: WIDTH }).with_extension("p");
+        let widths = match fs::read_dir(&path) {
+            Ok(entries) => entries
+                .filter_map(|entry| decimal(entry.ok()?.file_name().to_str()?))
+                .filter_map(|width| usize::try_from(width).ok()),
+            Err(error) if is_missing(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(TilesError::Io { path, error }),
+        };
+        let Some(width) = widths.filter(|width| (1..WIDTH).contains(width)).max() else {
+            return Ok(Vec::new());
+        };
+        let path = path.join(width.to_string());
+        match fs::read(&path) {
+            Ok(bytes) if bytes.len() == width * HASH_BYTES => {
+                Ok(bytes.as_chunks::<HASH_BYTES>().0.to_vec())
+            }
+            Ok(_) => Err(TilesError::Damaged(path)),
+            Err(error) => Err(TilesError::Io { path, error }),
+        }
     }
 
     /// The position of a record, by its hash; all of the tree is looked through, for as long as it is
@@ -158,7 +189,10 @@ impl TileDirectory {
         is_wanted: impl Fn() -> bool,
     ) -> Result<Option<Position>, TilesError> {
         let mut range = CompactRange::default();
-        while range.size() < tree.size && is_wanted() {
+        while range.size() < tree.size {
+            if !is_wanted() {
+                return Err(TilesError::GivenUp);
+            }
             let index = range.size().0 / WIDTH as u64;
             let left = usize::try_from(tree.size.0 - range.size().0).unwrap_or(WIDTH);
             let bytes = self.read(Tile { level: 0, index, width: left.min(WIDTH) })?;
@@ -177,6 +211,7 @@ impl TileDirectory {
 /// The leaves of a directory's tiles.
 pub struct Leaves<'a> {
     tiles: &'a TileDirectory,
+    is_mirror: bool,
     /// The tile after `page`; `None`: `page` is the last.
     next: Option<u64>,
     page: std::vec::IntoIter<RecordHash>,
@@ -188,7 +223,13 @@ impl Iterator for Leaves<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.len() == 0 {
             let index = self.next?;
-            match self.tiles.beginning(0, index) {
+            let page = match self.tiles.beginning(0, index) {
+                Ok(page) if page.is_empty() && self.is_mirror => {
+                    self.tiles.widest_partial(0, index)
+                }
+                page => page,
+            };
+            match page {
                 Ok(page) => {
                     self.next = (page.len() == WIDTH).then_some(index + 1);
                     self.page = page.into_iter();
@@ -413,6 +454,19 @@ mod tests {
             assert!(tile.is_of(size), "{path}");
             assert_eq!(tiles.read(tile).unwrap().len(), bytes, "{path}");
         }
+        // A mirror has them under these names, and perhaps an older end of it as well.
+        let mirror = tempfile::tempdir().unwrap();
+        let fetch = |path: &str| {
+            let file = mirror.path().join("tile").join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, tiles.read(Tile::parse(path).unwrap()).unwrap()).unwrap();
+        };
+        (0..273).for_each(|index| fetch(&format!("0/{index:03}")));
+        ["0/273.p/112", "0/273.p/9", "0/200.p/20"].into_iter().for_each(fetch);
+        let mirror = TileDirectory::new(mirror.path());
+        let mirrored: Result<Vec<_>, _> = mirror.mirrored_leaves().collect();
+        assert!(mirrored.unwrap() == tree.0);
+        assert_eq!(mirror.leaves().count(), 273 * 256);
         for path in ["0/273", "0/273.p/113", "0/274.p/1", "1/001.p/18", "2/000.p/2", "3/000.p/1"] {
             assert!(!Tile::parse(path).unwrap().is_of(size), "{path}");
         }

@@ -10,6 +10,7 @@ mod floods;
 mod guessing;
 mod honest;
 mod idle;
+mod proofs;
 mod slow;
 
 use tokio::sync::Mutex;

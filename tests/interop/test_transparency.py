@@ -138,7 +138,8 @@ def test_an_export_can_be_checked_against_the_log(server):
     leaves = []
     for proof in proofs["records"]:
         leaf, *path = [base64.b64decode(hash) for hash in (proof["record"], *proof["path"])]
-        assert aics_tlog.verify_inclusion(leaf, proof["index"], stated.size, path, stated.root)
+        index = proof["log_index"]
+        assert aics_tlog.verify_inclusion(leaf, index, stated.size, path, stated.root)
         leaves.append(leaf)
     assert record_hash(receipt) in leaves
 
@@ -160,13 +161,17 @@ def test_a_cosignature_verifies_elsewhere(server, tmp_path):
     assert verified.witnesses == [name]
 
 
-def test_tiles_are_fetched_as_files(server):
+def test_tiles_are_fetched_as_files(server, tmp_path):
     """curl, as a mirror does it: the whole tree of a checkpoint, from tiles alone."""
     ca = server.directory / "tls" / "server-ca.pem"
+    mirror = tmp_path / "mirror"
 
     def get(path):
-        command = ["curl", "-sS", "--fail", "--cacert", ca, f"https://{server.public_address}{path}"]
-        return subprocess.run(command, check=True, capture_output=True).stdout
+        file = mirror / path.removeprefix("/")
+        command = ["curl", "-sS", "--fail", "--create-dirs", "--cacert", ca, "--output", file]
+        command.append(f"https://{server.public_address}{path}")
+        subprocess.run(command, check=True, capture_output=True)
+        return file.read_bytes()
 
     fresh(server)
     stated = tree(server, get("/checkpoint").decode())
@@ -180,6 +185,13 @@ def test_tiles_are_fetched_as_files(server):
     assert root(leaves) == stated.root
     with pytest.raises(subprocess.CalledProcessError):
         get("/tile/entries/000")
+
+    server.stop()
+    try:
+        verified = server.command("log", "verify", "--tiles", mirror)
+        assert verified.startswith("good: ")
+    finally:
+        server.start()
 
 
 def root(hashes):

@@ -287,6 +287,23 @@ impl Server {
         self.endpoint(&self.staff, Some(identity)).connect_lazy()
     }
 
+    /// A certificate of the staff CA with these URI names.
+    pub fn staff_identity(&self, uris: &[&str]) -> Identity {
+        let read = |name: &str| String::from_utf8(self.read(&format!("tls/{name}"))).unwrap();
+        let ca_key = rcgen::KeyPair::from_pem(&read("staff-ca.key")).unwrap();
+        let mut ca = rcgen::CertificateParams::default();
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "Countersign development staff CA");
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        for uri in uris {
+            parameters.subject_alt_names.push(rcgen::SanType::URI((*uri).try_into().unwrap()));
+        }
+        let certificate = parameters.signed_by(&key, &issuer).unwrap();
+        Identity::from_pem(certificate.pem(), key.serialize_pem())
+    }
+
     /// An app.
     pub fn app(&self) -> ActivationServiceClient<Channel> {
         ActivationServiceClient::new(self.channel())

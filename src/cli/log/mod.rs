@@ -14,7 +14,7 @@ use crate::proto::v1::GetCheckpointRequest;
 use crate::proto::v1::transparency_service_client::TransparencyServiceClient;
 use verify::Verify;
 
-pub(super) use verify::verifier_key;
+pub(super) use verify::{signed_note, verifier_key};
 
 /// Work with the log that everything is recorded in.
 #[derive(Debug, clap::Subcommand)]

@@ -20,6 +20,9 @@ use crate::tlog::proof::InclusionProof;
 use crate::tlog::replay::{Known, replay};
 use crate::tlog::tiles::TileDirectory;
 
+/// The name of a mirror's checkpoint (C2SP `tlog-tiles`).
+const MIRRORED: &str = "checkpoint";
+
 /// Read the whole log, and name the first position that is not as it was; the server must not run
 ///
 /// It is compared with the head file, the newest checkpoint that was published, and those given: of any
@@ -32,7 +35,8 @@ pub(in crate::cli) struct Verify {
     /// The log's public key, or a file with it [default: that of --dir]
     #[arg(long, value_name = "KEY")]
     log_key: Option<String>,
-    /// The hashes that the records had, in tiles, of a mirror for example [default: tiles in --dir]
+    /// The hashes that the records had, in tiles, of a mirror for example, and the checkpoint beside
+    /// them, if there is one [default: tiles in --dir]
     #[arg(long, value_name = "DIRECTORY")]
     tiles: Option<PathBuf>,
 }
@@ -53,10 +57,14 @@ impl Verify {
             Some(given) => verifier_key(given)?,
             None => directory.log_key()?.public().clone(),
         };
+        let mirrored = self.tiles.iter().map(|mirror| mirror.join(MIRRORED));
+        let mirrored = mirrored.filter(|path| path.exists());
         let given: Vec<Known> = self
             .checkpoints
             .iter()
-            .map(|path| checkpoint(path, &key))
+            .cloned()
+            .chain(mirrored)
+            .map(|path| checkpoint(&path, &key))
             .collect::<anyhow::Result<_>>()?;
         match self.verify(directory, given) {
             Ok((records, checkpoints)) => {
@@ -92,7 +100,7 @@ impl Verify {
         let tiles = self.tiles.clone().unwrap_or_else(|| directory.tiles_path());
         let tiles = TileDirectory::new(&tiles);
         // Where they end too early they say nothing, and where they are wrong they match no checkpoint.
-        let hashes = tiles.leaves().map_while(Result::ok);
+        let hashes = tiles.mirrored_leaves().map_while(Result::ok);
         let tree = replay(&log, known, hashes, |position, bytes| {
             if position.0.is_multiple_of(PAGE as u64) {
                 bar.show(position, end);
@@ -103,11 +111,16 @@ impl Verify {
     }
 }
 
+/// The signed note in a file: a checkpoint, or that of a proof.
+pub(in crate::cli) fn signed_note(path: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(path);
+    let text = text.with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(InclusionProof::parse(&text).map_or(text, |proof| proof.checkpoint))
+}
+
 fn checkpoint(path: &Path, key: &VerifierKey) -> anyhow::Result<Known> {
-    let shown = path.display().to_string();
-    let text = fs::read_to_string(path).with_context(|| format!("{shown} cannot be read"))?;
-    let note = InclusionProof::parse(&text).map_or(text, |proof| proof.checkpoint);
-    let checkpoint = Checkpoint::verify(&note, key).with_context(|| {
+    let shown = path.display();
+    let checkpoint = Checkpoint::verify(&signed_note(path)?, key).with_context(|| {
         format!("{shown} is no checkpoint that this log's key signed; name its key with --log-key")
     })?;
     Ok(Known { checkpoint, source: format!("the checkpoint in {shown}") })
