@@ -9,15 +9,13 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
-use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
-use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 use hkdf::Hkdf;
 use rand::CryptoRng;
 use sha2::Sha256;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use super::{PAD_START, TAG_BYTES};
+use super::{PAD_START, TAG_BYTES, cipher};
 use crate::domain::{Actor, SealedActor};
 
 const INFO: &[u8] = b"countersign/actor/v1";
@@ -79,18 +77,19 @@ impl ActorSeal {
         let ephemeral = ActorKey::generate(rng);
         let ephemeral_public = PublicKey::from(&ephemeral.0);
         let secrets = self.0.each_ref().map(|key| ephemeral.0.diffie_hellman(key).to_bytes());
-        let cipher = cipher(&ephemeral_public, &self.0, &Zeroizing::new(secrets));
+        let key = name_key(&ephemeral_public, &self.0, &Zeroizing::new(secrets));
         let mut sealed = ephemeral_public.as_bytes().to_vec();
         sealed.extend_from_slice(actor.expose().as_bytes());
         sealed.push(PAD_START);
         sealed.resize(KEY_BYTES + PADDED_BYTES, 0);
-        let tag = cipher.encrypt_inout_detached(
-            &Nonce::default(),
-            &[],
-            (&mut sealed[KEY_BYTES..]).into(),
-        );
+        let tag = cipher::seal(&key, cipher::ONCE, &[], &mut sealed[KEY_BYTES..]);
         debug_assert!(tag.is_ok(), "65 bytes are below the cipher's limit");
-        sealed.extend_from_slice(&tag.unwrap_or_default());
+        // A name that nobody can read is better than one that everybody can.
+        let tag = tag.unwrap_or_else(|_| {
+            sealed[KEY_BYTES..].fill(0);
+            [0; TAG_BYTES]
+        });
+        sealed.extend_from_slice(&tag);
         SealedActor::from_bytes(sealed)
     }
 }
@@ -129,26 +128,25 @@ fn open_in_order(sealed: &SealedActor, keys: [&ActorKey; 2]) -> Result<Actor, Ac
     let ephemeral = PublicKey::from(*ephemeral);
     let secrets = keys.map(|key| key.0.diffie_hellman(&ephemeral).to_bytes());
     let (secrets, publics) = (Zeroizing::new(secrets), keys.map(|key| PublicKey::from(&key.0)));
-    let mut name = Zeroizing::new(body.to_vec());
-    cipher(&ephemeral, &publics, &secrets)
-        .decrypt_inout_detached(&Nonce::default(), &[], name.as_mut_slice().into(), tag.into())
-        .map_err(|_| ActorKeyError::Closed)?;
+    let key = name_key(&ephemeral, &publics, &secrets);
+    let name = cipher::open(&key, cipher::ONCE, &[], body, tag);
+    let name = name.map_err(|_| ActorKeyError::Closed)?;
     let end = name.iter().rposition(|&byte| byte == PAD_START).ok_or(ActorKeyError::Closed)?;
     let name = std::str::from_utf8(&name[..end]).ok().and_then(Actor::parse);
     name.ok_or(ActorKeyError::Closed)
 }
 
-fn cipher(
+fn name_key(
     ephemeral: &PublicKey,
     keys: &[PublicKey; 2],
     secrets: &[[u8; KEY_BYTES]; 2],
-) -> ChaCha20Poly1305 {
+) -> Zeroizing<[u8; KEY_BYTES]> {
     let secrets = Zeroizing::new(secrets.concat());
     let info = [INFO, ephemeral.as_bytes(), keys[0].as_bytes(), keys[1].as_bytes()];
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     let expanded = Hkdf::<Sha256>::new(None, &secrets).expand_multi_info(&info, key.as_mut());
     debug_assert!(expanded.is_ok(), "32 bytes are below HKDF's limit");
-    ChaCha20Poly1305::new((&*key).into())
+    key
 }
 
 fn read_key(line: &str, prefix: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {

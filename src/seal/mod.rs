@@ -8,11 +8,10 @@
 //! ciphertext open under two keys, and a hash over it would then bind nothing.
 
 pub mod actor;
+pub(crate) mod cipher;
 
 use std::fmt;
 
-use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
-use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac as _};
 use rand::CryptoRng;
@@ -86,7 +85,7 @@ pub struct TooLong(pub usize);
 
 /// One record's key and commitment.
 pub struct RecordKey {
-    cipher: ChaCha20Poly1305,
+    key: Zeroizing<[u8; 32]>,
     commitment: Commitment,
 }
 
@@ -98,11 +97,11 @@ impl RecordKey {
             .ok()
             .and_then(|hkdf| hkdf.expand_multi_info(&[RECORD_INFO, id], output.as_mut()).ok());
         debug_assert!(expanded.is_some(), "32 bytes are a PRK, and 64 below HKDF's limit");
-        let mut record_key = Zeroizing::new([0; 32]);
-        record_key.copy_from_slice(&output[..32]);
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(&output[..32]);
         let mut commitment = [0; 32];
         commitment.copy_from_slice(&output[32..]);
-        Self { cipher: ChaCha20Poly1305::new((&*record_key).into()), commitment }
+        Self { key, commitment }
     }
 
     /// Binds what is sealed to the data key.
@@ -113,9 +112,7 @@ impl RecordKey {
     /// Pads and encrypts. `associated` is the clear header and the position.
     pub fn seal(&self, plaintext: &[u8], associated: &[u8]) -> Result<Vec<u8>, TooLong> {
         let mut buffer = pad(plaintext)?;
-        let tag = self
-            .cipher
-            .encrypt_inout_detached(&Nonce::default(), associated, buffer.as_mut_slice().into())
+        let tag = cipher::seal(&self.key, cipher::ONCE, associated, &mut buffer)
             .map_err(|_| TooLong(plaintext.len()))?;
         buffer.extend_from_slice(&tag);
         Ok(buffer)
@@ -131,17 +128,8 @@ impl RecordKey {
         if !bool::from(self.commitment.ct_eq(commitment)) {
             return Err(OpenError::WrongKey);
         }
-        let split = sealed.len().checked_sub(TAG_BYTES).ok_or(OpenError::Changed)?;
-        let (body, tag) = sealed.split_at(split);
-        let tag = tag.try_into().map_err(|_| OpenError::Changed)?;
-        let mut plaintext = Zeroizing::new(body.to_vec());
-        self.cipher
-            .decrypt_inout_detached(
-                &Nonce::default(),
-                associated,
-                plaintext.as_mut_slice().into(),
-                &tag,
-            )
+        let (body, tag) = sealed.split_last_chunk().ok_or(OpenError::Changed)?;
+        let mut plaintext = cipher::open(&self.key, cipher::ONCE, associated, body, tag)
             .map_err(|_| OpenError::Changed)?;
         let length = plaintext.iter().rposition(|&b| b == PAD_START).ok_or(OpenError::Changed)?;
         plaintext.truncate(length);
@@ -257,8 +245,7 @@ mod tests {
     #[test]
     fn ciphers_and_keys_are_overwritten_when_dropped() {
         fn overwritten<T: zeroize::ZeroizeOnDrop>() {}
-        overwritten::<ChaCha20Poly1305>();
-        overwritten::<chacha20poly1305::XChaCha20Poly1305>();
+        overwritten::<Zeroizing<[u8; 32]>>();
         overwritten::<ed25519_dalek::SigningKey>();
         overwritten::<x25519_dalek::StaticSecret>();
     }

@@ -24,8 +24,6 @@ use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::thread::{self, ScopedJoinHandle};
 
-use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -33,6 +31,7 @@ use super::master::MasterKey;
 use super::{Fingerprint, KeyName, NewKey, VaultError};
 use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
+use crate::seal::cipher::ExtendedKey;
 use crate::seal::{DataKey, LookupTag, TAG_BYTES};
 
 /// The length of a slot.
@@ -62,14 +61,13 @@ pub(super) enum Content {
 
 /// The master key, ready to seal and open slots.
 pub(super) struct Wrap {
-    cipher: XChaCha20Poly1305,
+    key: ExtendedKey,
     pub(super) epoch: u32,
 }
 
 impl Wrap {
     pub(super) fn new(master: &MasterKey) -> Self {
-        let cipher = XChaCha20Poly1305::new((&*master.key).into());
-        Self { cipher, epoch: master.epoch }
+        Self { key: ExtendedKey::new(&master.key), epoch: master.epoch }
     }
 
     pub(super) fn seal(
@@ -86,12 +84,8 @@ impl Wrap {
         slot[HEAD].copy_from_slice(&content.head().0.to_be_bytes());
         rng.fill_bytes(&mut slot[8..32]);
         let tag = self
-            .cipher
-            .encrypt_inout_detached(
-                &nonce(&slot),
-                &associated(number, &slot),
-                plaintext.as_mut_slice().into(),
-            )
+            .key
+            .seal(&nonce(&slot), &associated(number, &slot), plaintext.as_mut_slice())
             .map_err(|_| VaultError::Damaged(number))?;
         slot[SEALED][..PLAINTEXT_BYTES].copy_from_slice(plaintext.as_ref());
         slot[SEALED][PLAINTEXT_BYTES..].copy_from_slice(&tag);
@@ -108,18 +102,10 @@ impl Wrap {
         if !is_whole(slot) || slot[1] != VERSION || epoch(slot) != self.epoch {
             return Err(VaultError::Damaged(number));
         }
-        let mut plaintext = Plaintext::new([0; PLAINTEXT_BYTES]);
-        plaintext.copy_from_slice(&slot[SEALED][..PLAINTEXT_BYTES]);
-        let tag = slot[SEALED][PLAINTEXT_BYTES..].try_into();
-        let tag = tag.map_err(|_| VaultError::Damaged(number))?;
-        self.cipher
-            .decrypt_inout_detached(
-                &nonce(slot),
-                &associated(number, slot),
-                plaintext.as_mut_slice().into(),
-                &tag,
-            )
-            .map_err(|_| VaultError::Damaged(number))?;
+        let damaged = VaultError::Damaged(number);
+        let Some((sealed, tag)) = slot[SEALED].split_last_chunk() else { return Err(damaged) };
+        let opened = self.key.open(&nonce(slot), &associated(number, slot), sealed, tag);
+        let Ok(plaintext) = opened else { return Err(damaged) };
         let content = Content::from_bytes(&plaintext, head(slot));
         let content = content.filter(|content| content.state() == slot[0]);
         content.map(Some).ok_or(VaultError::Damaged(number))
@@ -154,8 +140,8 @@ pub(super) fn is_whole(slot: &Slot) -> bool {
     crc32c::crc32c(&slot[..CHECKSUM_AT]).to_be_bytes() == slot[CHECKSUM_AT..]
 }
 
-fn nonce(slot: &Slot) -> XNonce {
-    let mut nonce = XNonce::default();
+fn nonce(slot: &Slot) -> [u8; 24] {
+    let mut nonce = [0; 24];
     nonce.copy_from_slice(&slot[8..32]);
     nonce
 }
@@ -251,7 +237,8 @@ impl Content {
         bytes
     }
 
-    fn from_bytes(bytes: &Plaintext, head: Position) -> Option<Self> {
+    fn from_bytes(bytes: &[u8], head: Position) -> Option<Self> {
+        let bytes: &[u8; PLAINTEXT_BYTES] = bytes.try_into().ok()?;
         let year = u16::from_be_bytes([bytes[1], bytes[2]]);
         let owner: [u8; 16] = bytes[3..19].try_into().ok()?;
         if bytes[0] == TOMBSTONE {
