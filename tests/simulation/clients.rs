@@ -256,14 +256,15 @@ impl Clients {
             RequestKind::Objection,
             RequestKind::Portability,
         ];
-        let subject = some_subject(scene)?;
+        let email = some_email(scene);
+        // By the time that it is decided, nobody may have that address any more.
+        let subject = subject_of(scene, &email)?;
         let kind = *KINDS.choose(scene.rng)?;
         let request = RequestId::from_bytes(random(scene.rng));
         self.requests.push((request, kind, subject));
         let (marker, by) = self.by(Operation::OpenRequest, 1);
         let received_at = scene.now;
-        let command = SubjectCommand::OpenRequest { request, kind, received_at, by };
-        Some(staff(marker, Request::Subject(subject, command)))
+        Some(staff(marker, Request::Open { email, request, kind, received_at, by }))
     }
 
     /// The next step of a request, mostly the right one.
@@ -495,6 +496,14 @@ fn settle(scene: &mut Scene) -> Option<(Asked, Ask)> {
 }
 
 fn some_subject(scene: &mut Scene) -> Option<SubjectId> {
-    let email = email(scene.rng.random_range(0..2 * EMAILS));
-    scene.store.vault.subject_by_email(&scene.store.vault.tag_key().email(&email))
+    let email = some_email(scene);
+    subject_of(scene, &email)
+}
+
+fn some_email(scene: &mut Scene) -> Email {
+    email(scene.rng.random_range(0..2 * EMAILS))
+}
+
+fn subject_of(scene: &Scene, email: &Email) -> Option<SubjectId> {
+    scene.store.vault.subject_by_email(&scene.store.vault.tag_key().email(email))
 }
