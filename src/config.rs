@@ -161,20 +161,24 @@ pub struct Storage {
     pub views_cache_mib: u64,
     /// Requests that may wait to be written; more are told to come again. 4096.
     pub queue: usize,
+    /// Of a log with more records, what was checked before is checked again behind the serving server.
+    /// 250,000.
+    pub checked_first: u64,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { log_cache_mib: 64, views_cache_mib: 128, queue: 4096 }
+        Self { log_cache_mib: 64, views_cache_mib: 128, queue: 4096, checked_first: 250_000 }
     }
 }
 
 impl Storage {
-    fn ranges(&self) -> [Range; 3] {
+    fn ranges(&self) -> [Range; 4] {
         [
             ("log_cache_mib", self.log_cache_mib, 1..=1 << 20),
             ("views_cache_mib", self.views_cache_mib, 1..=1 << 20),
             ("queue", u64::try_from(self.queue).unwrap_or(u64::MAX), 1..=1_000_000),
+            ("checked_first", self.checked_first, 0..=1 << 40),
         ]
     }
 }

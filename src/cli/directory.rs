@@ -6,6 +6,7 @@
 //!                    actors.pub  actor-1.key  actor-2.key        (the private ones: two people keep them)
 //! tls/               certificates
 //! data/              log/  vault  head  lock                     (the truth)
+//!                    checked: what the last check of a long log found (made again when missing)
 //! ledger/            erasures: what was erased, so that no backup brings it back
 //! views/  tiles/                                                 (rebuilt when missing)
 //! client/            the key pair of the command line, as an app has one
@@ -27,7 +28,8 @@ use super::dev_ca::{self, write_new};
 use crate::backup::Source;
 use crate::config::{Config, TEMPLATE};
 use crate::domain::{Position, Timestamp};
-use crate::log::head::{self, Checkpoint, LogKey};
+use crate::log::checked::Checked;
+use crate::log::head::{self, Checkpoint, HeadError, LogKey};
 use crate::log::record::KeySlot;
 use crate::log::sled::SledLog;
 use crate::log::tree::CompactRange;
@@ -58,6 +60,8 @@ pub(super) struct Opened {
     pub store: Store,
     /// What backups are made of: the same log and vault.
     pub source: Source,
+    /// Over the records that were checked before and not read again.
+    pub unread: Option<Checkpoint>,
     /// Held for as long as the data is open.
     pub lock: File,
 }
@@ -68,6 +72,8 @@ pub(super) struct Truth {
     pub source: Source,
     /// How many records are sealed under which key.
     pub counts: SlotCounts,
+    /// What of it was checked before and not read again.
+    before: Option<Checked>,
     /// Held for as long as the data is open.
     pub lock: File,
 }
@@ -262,7 +268,7 @@ impl Directory {
         config: &Config,
         progress: impl FnMut(Position, Position),
     ) -> anyhow::Result<Truth> {
-        self.truth(self.lock()?, config, progress)
+        self.truth(self.lock()?, config, None, progress)
     }
 
     /// Opens log and vault, for one who has the lock. What the log holds is not checked.
@@ -283,29 +289,38 @@ impl Directory {
         &self,
         lock: File,
         config: &Config,
+        before: Option<Checked>,
         mut progress: impl FnMut(Position, Position),
     ) -> anyhow::Result<Truth> {
         let log_key = self.log_key()?;
         let (log, vault) = self.log_and_vault(config)?;
 
-        let mut keyless: Option<KeySlot> = None;
-        let counts = SlotCounts::default();
         let end = log.head()?;
         let mut known = vec![head::read(&self.head_path(), &log_key)?];
         // Whoever has seen it will ask for a proof that the log goes on from there.
         known.extend(transparency::last_published(&self.tiles_path(), &log_key));
-        let tree = head::check(&log, &known, |header| {
-            if header.position.0.is_multiple_of(PAGE as u64) {
-                progress(header.position, end);
+        let mut check = |before: Option<&Checked>| {
+            let tree = before.map_or_else(CompactRange::default, |before| before.tree.clone());
+            let counts = SlotCounts::from(before.map_or_else(Vec::new, |of| of.counts.clone()));
+            let tree = head::check(&log, &known, tree, |header| {
+                if header.position.0.is_multiple_of(PAGE as u64) {
+                    progress(header.position, end);
+                }
+                counts.add(header.slot);
+            })?;
+            Ok::<_, HeadError>((tree, counts))
+        };
+        // What was checked before may be of another log: one that was restored, or put back by hand.
+        let going_on = before.and_then(|before| Some((check(Some(&before)).ok()?, before)));
+        let ((tree, counts), before) = match going_on {
+            Some((checked, before)) => (checked, Some(before)),
+            None => (check(None)?, None),
+        };
+        let slots = (0..).map(KeySlot).zip(counts.to_vec()).filter(|(_, count)| *count > 0);
+        for (slot, _) in slots {
+            if vault.state(slot) == SlotState::Free {
+                return Err(VaultError::Missing(slot).into());
             }
-            if vault.state(header.slot) == SlotState::Free {
-                keyless.get_or_insert(header.slot);
-                return;
-            }
-            counts.add(header.slot);
-        })?;
-        if let Some(slot) = keyless {
-            return Err(VaultError::Missing(slot).into());
         }
         let source = Source {
             log: Arc::new(log),
@@ -313,7 +328,33 @@ impl Directory {
             tree: Arc::new(Mutex::new(tree)),
             key: Arc::new(log_key),
         };
-        Ok(Truth { source, counts, lock })
+        Ok(Truth { source, counts, before, lock })
+    }
+
+    /// What an earlier check found, where the log is so long that it is not to be read whole. It is good
+    /// for no more than the head file signs for.
+    fn checked_before(&self, config: &Config) -> Option<Checked> {
+        let checked = Checked::from_bytes(&fs::read(self.checked_path()).ok()?)?;
+        let head = head::read(&self.head_path(), &self.log_key().ok()?).ok()?;
+        let size = checked.tree.size();
+        (size.0 > config.storage.checked_first && size <= head.size).then_some(checked)
+    }
+
+    /// Keeps what was checked of a long log for the next start, which without it takes longer and finds
+    /// the same.
+    pub(super) fn keep_checked(&self, source: &Source, counts: &SlotCounts, checked_first: u64) {
+        let tree = source.tree.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if tree.size().0 <= checked_first {
+            return;
+        }
+        let checked = Checked { tree, counts: counts.to_vec(), slots: source.vault.slots_used() };
+        if let Err(error) = replace(&self.checked_path(), &checked.to_bytes(), 0o600) {
+            tracing::warn!("the next start takes longer: {error:#}");
+        }
+    }
+
+    fn checked_path(&self) -> PathBuf {
+        self.join("data/checked")
     }
 
     /// Opens what is stored, checks all of it, and brings the views up to it. `progress` is told
@@ -333,15 +374,24 @@ impl Directory {
         config: &Config,
         progress: impl FnMut(Position, Position),
     ) -> anyhow::Result<Opened> {
-        let Truth { source, counts, lock } = self.truth(lock, config, |_, _| ())?;
-        // Keys that were made for records which never came to be.
+        let before = self.checked_before(config);
+        let truth = self.truth(lock, config, before, |_, _| ())?;
+        let Truth { source, counts, before, lock } = truth;
         let size = source.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
-        source.vault.destroy_unused(|slot| counts.get(slot) > 0, size, &mut rand::rng())?;
+        // Keys that were made for records which never came to be.
+        let sifted = before.as_ref().map_or(0, |before| before.slots);
+        let is_used = |slot: KeySlot| slot.0 <= sifted || counts.get(slot) > 0;
+        source.vault.destroy_unused(is_used, size, &mut rand::rng())?;
+        if before.is_none() {
+            self.keep_checked(&source, &counts, config.storage.checked_first);
+        }
+        let unread =
+            before.map(|Checked { tree, .. }| Checkpoint { size: tree.size(), root: tree.root() });
         let (log, vault) = (Arc::clone(&source.log), Arc::clone(&source.vault));
         let views = self.views(config)?;
         let store = Store { log, vault, views, counts };
         let store = self.trusted_views(config, store, progress)?;
-        Ok(Opened { store, source, lock })
+        Ok(Opened { store, source, unread, lock })
     }
 
     /// Brings the views up to the log; from nothing, if what they hold cannot be believed.

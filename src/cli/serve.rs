@@ -39,6 +39,7 @@ use crate::ops::{self, LoopbackAddr};
 use crate::policy::CurrentPolicy;
 use crate::service::clock::{Clock, SystemClock};
 use crate::service::keeper::Keeper;
+use crate::service::rereading::Rereading;
 use crate::service::store::Store;
 use crate::service::transparency::{Publication, Publisher, Transparency};
 use crate::service::writer::{self, Parts, WriterError};
@@ -99,7 +100,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     let settings = settings(directory, &config, &policy, &targets)?;
     let receipts = directory.receipt_keys()?;
     let metrics = Arc::new(Metrics::default());
-    let Opened { store, source, lock } = directory.open(&config, |_, _| ())?;
+    let Opened { store, source, unread, lock } = directory.open(&config, |_, _| ())?;
     let log = Arc::new(MeteredLog::new(store.log, Arc::clone(&metrics)));
     let store = Arc::new(Store { log, ..store });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -114,6 +115,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         policy: policy.clone(),
     })?;
     let (followers, transparency) = Followers::spawn(directory, &config, &source)?;
+    let (rereading, found) = Rereading::spawn(Arc::clone(&source.log), unread)?;
     let service = Service::new(Arc::clone(&store), writer, Arc::clone(&clock), receipts, settings);
     let service = Arc::new(service.publishing(transparency));
 
@@ -153,15 +155,16 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         until(ended.clone()),
     ));
     if let Some(listener) = operator {
-        tokio::spawn(serve_operator(listener, source, until(ended)));
+        tokio::spawn(serve_operator(listener, source.clone(), until(ended)));
     }
 
-    let bound = Duration::from_secs(config.drain_seconds.into());
+    let (drain_seconds, checked_first) = (config.drain_seconds, config.storage.checked_first);
     let tls = [public_tls, staff_tls];
     Reloaded { directory: directory.clone(), config, tls, policy }.at_each(hangup, revoked);
     let failure: Option<anyhow::Error> = tokio::select! {
         () = end_signals.next() => None,
         result = &mut stopped => Some(writer_ended(result)),
+        error = found.next() => Some(error.into()),
         result = &mut public => Some(listener_ended(result)),
         result = &mut staff => Some(listener_ended(result)),
     };
@@ -174,26 +177,25 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         task.abort();
     }
     end.send_replace(());
-    let drained = drain(public, staff, bound, &mut end_signals).await;
-    for told in [directory.listening_path(), directory.ops_path(), directory.operator_socket()] {
-        // It may have been removed by hand.
-        let _ = fs::remove_file(told);
-    }
+    let drained =
+        drain(public, staff, Duration::from_secs(drain_seconds.into()), &mut end_signals).await;
+    no_more_announced(directory);
     if let Some(error) = failure {
         return Err(error);
     }
     if !drained {
         bail!("ended at once, by a second signal; what was acknowledged is there");
     }
+    rereading.end();
     let ended = async {
         service.end().await;
         stopped.await
     };
-    if let Ok(result) = timeout(WRITER_END, ended).await {
-        result.context("the writer is gone")??;
-        store.views.close()?;
-    }
+    let Ok(result) = timeout(WRITER_END, ended).await else { return followers.end() };
+    result.context("the writer is gone")??;
+    store.views.close()?;
     followers.end()?;
+    directory.keep_checked(&source, &store.counts, checked_first);
     drop(lock);
     Ok(())
 }
@@ -438,6 +440,13 @@ fn announce(
     let _ = write!(std::io::stdout(), "{line}\n{tour}");
     tracing::info!("serving");
     Ok(())
+}
+
+fn no_more_announced(directory: &Directory) {
+    for told in [directory.listening_path(), directory.ops_path(), directory.operator_socket()] {
+        // It may have been removed by hand.
+        let _ = fs::remove_file(told);
+    }
 }
 
 /// The commands to try next, as they go into a second terminal.

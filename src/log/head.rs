@@ -149,15 +149,17 @@ pub fn read(path: &Path, key: &LogKey) -> Result<Checkpoint, HeadError> {
     key.verify(str::from_utf8(&note).map_err(|_| HeadError::Invalid)?)
 }
 
-/// Reads every record of the log, checks its checksum and its place, and that the log is the one that
-/// all these checkpoints are of, or a continuation of it. `each` sees every header.
+/// Reads every record of the log that is not in the tree yet, checks its checksum and its place, and that
+/// the log is the one that all checkpoints are of which are not older than the tree, or a continuation of
+/// it. `each` sees every header that is read.
 pub fn check(
     log: &dyn Log,
     known: &[Checkpoint],
+    tree: CompactRange,
     mut each: impl FnMut(&Header),
 ) -> Result<CompactRange, HeadError> {
-    let mut range = CompactRange::default();
-    let mut known = known.to_vec();
+    let mut range = tree;
+    let mut known: Vec<_> = known.iter().filter(|known| known.size >= range.size()).collect();
     known.sort_by_key(|known| known.size);
     let mut known = known.into_iter().peekable();
     let mut compare = |range: &CompactRange| {
@@ -169,7 +171,7 @@ pub fn check(
         Ok(known.peek().map(|known| known.size))
     };
     compare(&range)?;
-    let head = scan(log, Position::ZERO, |position, bytes| {
+    let head = scan(log, range.size(), |position, bytes| {
         let (header, _) =
             record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
         range.push(record::hash(bytes));
@@ -240,7 +242,9 @@ mod tests {
         let key = LogKey::generate("test", &mut rand::rng()).unwrap();
         let ten = records(10);
         write(&path, &key, &checkpoint(&ten[..7])).unwrap();
-        let check = |records: &[Vec<u8>]| check(&log(records), &[read(&path, &key)?], |_| ());
+        let check = |records: &[Vec<u8>]| {
+            check(&log(records), &[read(&path, &key)?], CompactRange::default(), |_| ())
+        };
 
         for continued in 7..=10 {
             assert_eq!(check(&ten[..continued]).unwrap().size(), Position(continued as u64));
@@ -259,6 +263,28 @@ mod tests {
         other[4][20] ^= 1;
         let damaged = check(&other).unwrap_err().to_string();
         assert!(damaged.contains("position 4"), "{damaged}");
+    }
+
+    #[test]
+    fn a_tree_that_is_known_is_gone_on_from_and_told_by_the_root() {
+        let ten = records(10);
+        let tree = |records: &[Vec<u8>]| {
+            let mut tree = CompactRange::default();
+            for bytes in records {
+                tree.push(record::hash(bytes));
+            }
+            tree
+        };
+        for from in 0..=7 {
+            let mut read = 0;
+            let known = [checkpoint(&ten[..3]), checkpoint(&ten[..7])];
+            let whole = check(&log(&ten), &known, tree(&ten[..from]), |_| read += 1);
+            assert_eq!(whole.unwrap(), tree(&ten));
+            assert_eq!(read, 10 - from);
+        }
+        let other = CompactRange::from_parts(Position(4), vec![[7; 32]]).unwrap();
+        let told = check(&log(&ten), &[checkpoint(&ten[..7])], other, |_| ());
+        assert!(matches!(told, Err(HeadError::Changed(Position(7)))));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! file.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,13 +54,13 @@ impl SledLog {
     /// Opens a log that was made before. `cache_bytes` bounds what sled keeps in memory.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, LogError> {
         let path = directory.join("db");
-        let mut file = File::open(&path).map_err(|error| match error.kind() {
+        let file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LogError::Missing(path),
             _ => error.into(),
         })?;
         // sled takes what it cannot read for what a power cut left, and overwrites it. What cannot be
         // read is found out before.
-        io::copy(&mut file, &mut io::sink())?;
+        io::copy(&mut BufReader::with_capacity(READ_AT_ONCE, &file), &mut io::sink())?;
         let tail = Tail::open(&directory.join("tail"))?;
         for torn in torn_snapshots(directory)? {
             fs::remove_file(torn)?;
@@ -96,6 +96,8 @@ impl SledLog {
         Ok(())
     }
 }
+
+const READ_AT_ONCE: usize = 1 << 20;
 
 /// Creation writes next to nothing.
 const CREATION_CACHE: u64 = 1 << 20;

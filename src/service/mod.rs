@@ -12,6 +12,7 @@ pub mod notices;
 mod operation;
 pub mod privacy;
 pub mod requests;
+pub mod rereading;
 pub mod statistics;
 pub mod store;
 pub mod transparency;

@@ -60,7 +60,19 @@ pub struct Store {
 #[derive(Debug, Default)]
 pub struct SlotCounts(RwLock<Vec<u32>>);
 
+impl From<Vec<u32>> for SlotCounts {
+    /// By slot.
+    fn from(counts: Vec<u32>) -> Self {
+        Self(RwLock::new(counts))
+    }
+}
+
 impl SlotCounts {
+    /// All of them, by slot.
+    pub fn to_vec(&self) -> Vec<u32> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Counts a record.
     pub fn add(&self, slot: KeySlot) {
         let mut counts = self.0.write().unwrap_or_else(PoisonError::into_inner);

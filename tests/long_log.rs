@@ -1,0 +1,112 @@
+//! A long log is not read whole before its server serves: what a start leaves out is read behind it.
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use countersign::domain::Position;
+use countersign::log::record::{self, Header};
+use countersign::log::sled::SledLog;
+use countersign::log::{Log as _, PAGE};
+use support::{Place, Server, activation};
+
+const EMAIL: &str = "ada@example.com";
+
+/// A directory in which no log is too short, with some history.
+async fn place() -> (Place, String) {
+    let place = Place::new();
+    place.configure("[storage]\nchecked_first = 0");
+    let server = place.start();
+    let key = server.issue(EMAIL, "App", 100).await;
+    for nonce in 0..20 {
+        server.app().activate(activation(EMAIL, &key, nonce)).await.unwrap();
+    }
+    assert!(server.terminate().success());
+    (place, key)
+}
+
+fn checked(place: &Place) -> PathBuf {
+    place.directory().join("data/checked")
+}
+
+/// Activates once more, and says how many activations there are.
+async fn used(server: &Server, key: &str, nonce: u128) -> u64 {
+    server.app().activate(activation(EMAIL, key, nonce)).await.unwrap();
+    server.history(EMAIL).await.unwrap().licenses[0].activations_total
+}
+
+/// Waits for a line of the server's log.
+async fn logged(place: &Place, text: &str) {
+    let log = || fs::read_to_string(place.log_path()).unwrap();
+    let waits = async {
+        while !log().contains(text) {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(support::FOREVER, waits).await.is_ok(), "{text}: {}", log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_goes_on_from_what_was_checked_and_reads_it_again_later() {
+    let (place, key) = place().await;
+    assert!(checked(&place).exists());
+    let server = place.start();
+    assert_eq!(used(&server, &key, 20).await, 21);
+    logged(&place, "the log was read again").await;
+    // A kill leaves the file of the start before, from which the next one goes on.
+    server.kill();
+    let server = place.start();
+    assert_eq!(used(&server, &key, 21).await, 22);
+    assert!(server.terminate().success());
+    let verified = place.run(&["verify", "--deep"]);
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_checked_is_not_believed_where_it_is_damaged_or_of_another_log() {
+    let (place, key) = place().await;
+    let good = fs::read(checked(&place)).unwrap();
+    let mut flipped = good.clone();
+    flipped[40] ^= 1;
+    let (other, _) = self::place().await;
+    let of_another = fs::read(checked(&other)).unwrap();
+    for (expected, bytes) in (21..).zip([&flipped, &of_another, &Vec::new()]) {
+        fs::write(checked(&place), bytes).unwrap();
+        let server = place.start();
+        assert_eq!(used(&server, &key, expected.into()).await, expected);
+        assert!(server.terminate().success());
+    }
+    fs::remove_file(checked(&place)).unwrap();
+    assert!(place.start().terminate().success());
+    assert!(checked(&place).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_was_changed_since_ends_the_server() {
+    let (place, _) = place().await;
+    let path = place.directory().join("data/log");
+    {
+        let log = SledLog::open(&path, 1 << 20).unwrap();
+        let all = log.read(Position::ZERO, PAGE).unwrap();
+        let changed = all.iter().zip(0..).map(|(bytes, position)| {
+            let (header, sealed) = record::decode(bytes, Position(position)).unwrap();
+            let id = if position == 3 { [7; 16] } else { header.id };
+            record::encode(&Header { id, ..header }, sealed)
+        });
+        let changed: Vec<_> = changed.collect();
+        drop(log);
+        fs::remove_dir_all(&path).unwrap();
+        SledLog::create(&path).unwrap();
+        let log = SledLog::open(&path, 1 << 20).unwrap();
+        let _ = log.append(Position::ZERO, &changed).unwrap();
+    }
+    let server = place.start();
+    assert!(!server.wait().success());
+    logged(&place, "records are not those that were written; restore it from a backup").await;
+    // Nor does the next one serve for long, and one that reads all first does not serve at all.
+    assert!(!place.start().wait().success());
+    fs::remove_file(checked(&place)).unwrap();
+    let (code, log) = place.try_start().map(Server::kill).unwrap_err();
+    assert!(code != Some(0) && log.contains("are not those that were written"), "{log}");
+}
