@@ -1,10 +1,12 @@
 //! What size costs: a directory that grows by decades, and at each of them how long an activation and a
 //! look at a history take, how long a start takes, and how much memory and disk there is to it. A tenth
-//! as many persons as events, with a license each. Real processes, real TLS, a real disk, one call at a
-//! time; each row is to be compared with the first.
+//! as many persons as events, with a license each. It grows without a server; what is measured is real
+//! processes, real TLS, a real disk, one call at a time. Each row is to be compared with the first.
 //!
 //! `cargo bench --bench scale -- [--events N] [--quick]`
 
+#[path = "../support/history.rs"]
+mod history;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -16,36 +18,34 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use countersign::domain::Position;
-use countersign::log::scan;
 use countersign::log::sled::SledLog;
+use countersign::log::{Log as _, scan};
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
 use countersign::proto::v1::{
     ActivateRequest, GetHistoryRequest, GetSigningKeysRequest, Purpose, get_history_request,
 };
+use countersign::vault::file::{FileVault, Places};
+use countersign::vault::master::KeyFile;
 use hdrhistogram::Histogram;
 use mimalloc::MiMalloc;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
-use tokio::task::JoinSet;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use support::servers::{Countersign, License, command};
+use history::{EVENTS_A_PERSON, History, License};
+use support::servers::{Countersign, command};
 use support::{micros, nanos, new_histogram};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Where growth begins, and where it ends if nothing else is said; and in a short run.
-const FIRST: u64 = 10_000;
-const LAST: u64 = 100_000;
-const FIRST_QUICK: u64 = 500;
-const LAST_QUICK: u64 = 2_000;
+const FIRST: u32 = 10_000;
+const LAST: u32 = 100_000;
+const FIRST_QUICK: u32 = 500;
+const LAST_QUICK: u32 = 2_000;
 
-const EVENTS_A_PERSON: u64 = 10;
-/// Activations on their way while the directory grows.
-const CONNECTIONS: usize = 4;
-const IN_FLIGHT: usize = 64;
 /// How many calls are measured of each kind.
 const CALLS: usize = 1000;
 const CALLS_QUICK: usize = 50;
@@ -55,12 +55,12 @@ const CACHE: u64 = 64 << 20;
 /// What a size costs.
 #[derive(Serialize)]
 struct Row {
-    events: u64,
+    events: u32,
     /// With those of the calls that were measured.
     recorded: u64,
-    persons: u64,
-    /// Events a second, while it grew to this size.
-    growth_events_per_second: f64,
+    persons: usize,
+    /// Events a second that the server took in at its first start, for which nothing was checked before.
+    first_start_events_per_second: f64,
     activate_p50_us: f64,
     activate_p99_us: f64,
     history_p50_us: f64,
@@ -78,15 +78,17 @@ fn main() {
     let (mut next, last, calls) = if quick {
         (FIRST_QUICK, LAST_QUICK, CALLS_QUICK)
     } else {
-        (FIRST, support::number("--events").unwrap_or(LAST), CALLS)
+        let last = support::number("--events").map_or(LAST, |last| u32::try_from(last).unwrap());
+        (FIRST, last, CALLS)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let directory = place.path().join("data");
-    let mut licenses = Vec::new();
+    assert!(command(&directory).arg("init").stdout(Stdio::null()).status().unwrap().success());
+    let mut history = History::default();
     let mut rows = Vec::new();
     while next <= last {
-        let row = runtime.block_on(measure(&directory, next, &mut licenses, calls));
+        let row = runtime.block_on(measure(&directory, next, &mut history, calls));
         print(&row);
         rows.push(row);
         next = if quick { next * 2 } else { next * 10 };
@@ -107,23 +109,18 @@ fn main() {
 }
 
 /// Lets the directory grow to a size, and measures it there.
-async fn measure(directory: &Path, events: u64, licenses: &mut Vec<License>, calls: usize) -> Row {
-    let server = Countersign::start(directory);
-    let (before, begun) = (head(&server), Instant::now());
-    let known = licenses.len() as u64;
-    let addresses = (known..events / EVENTS_A_PERSON).map(|n| format!("person-{n}@example.com"));
-    licenses.extend(server.issue_licenses(addresses).await);
-    grow(&server, events.saturating_sub(head(&server)), licenses).await;
-    let grown = head(&server) - before;
-    let growth = begun.elapsed();
+async fn measure(directory: &Path, events: u32, history: &mut History, calls: usize) -> Row {
+    let before = grow(directory, events, history);
+    let (server, first_start) = started(directory).await;
+    let taken_in = u64::from(events) - before;
 
     let channel = public(&server).await;
     let mut activating = new_histogram();
     let mut looking = new_histogram();
     let mut support = HistoryServiceClient::new(server.staff("support").await);
     for _ in 0..calls {
-        let license = &licenses[rand::random_range(0..licenses.len())];
-        timed(&mut activating, activate(channel.clone(), license)).await;
+        let license = history.any_license();
+        timed(&mut activating, activate(channel.clone(), &license)).await;
         let person = Some(get_history_request::Person::Email(license.email.clone()));
         let request = GetHistoryRequest { person, purpose: Purpose::CustomerSupport.into() };
         timed(&mut looking, async { support.get_history(request).await.map(drop).unwrap() }).await;
@@ -142,8 +139,8 @@ async fn measure(directory: &Path, events: u64, licenses: &mut Vec<License>, cal
     Row {
         events,
         recorded,
-        persons: licenses.len() as u64,
-        growth_events_per_second: per_second(grown, growth),
+        persons: history.persons(),
+        first_start_events_per_second: per_second(taken_in, first_start),
         activate_p50_us: micros(activating.value_at_quantile(0.5)),
         activate_p99_us: micros(activating.value_at_quantile(0.99)),
         history_p50_us: micros(looking.value_at_quantile(0.5)),
@@ -158,8 +155,8 @@ async fn measure(directory: &Path, events: u64, licenses: &mut Vec<License>, cal
 fn print(row: &Row) {
     let Row { events, persons, .. } = row;
     println!(
-        "\n{events} events, {persons} persons; grown at {:.0}/s",
-        row.growth_events_per_second
+        "\n{events} events, {persons} persons; the first start took in {:.0}/s",
+        row.first_start_events_per_second
     );
     for (name, p50, p99) in [
         ("activate", row.activate_p50_us, row.activate_p99_us),
@@ -183,26 +180,19 @@ async fn public(server: &Countersign) -> Channel {
     endpoint.tls_config(tls).unwrap().connect().await.unwrap()
 }
 
-/// Activates licenses, chosen by chance, so many times.
-async fn grow(server: &Countersign, activations: u64, licenses: &[License]) {
-    let workers = CONNECTIONS * IN_FLIGHT;
-    let each = activations.div_ceil(workers as u64);
-    let mut growing = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        let channel = public(server).await;
-        for _ in 0..IN_FLIGHT {
-            let channel = channel.clone();
-            let licenses: Vec<License> = (0..each)
-                .map(|_| licenses[rand::random_range(0..licenses.len())].clone())
-                .collect();
-            growing.spawn(async move {
-                for license in &licenses {
-                    activate(channel.clone(), license).await;
-                }
-            });
-        }
-    }
-    growing.join_all().await;
+/// Adds to the log, until it has so many events; how many it had. No server may run.
+fn grow(directory: &Path, events: u32, history: &mut History) -> u64 {
+    let log = SledLog::open(&directory.join("data/log"), CACHE).unwrap();
+    let places = Places {
+        vault: directory.join("data/vault"),
+        ledger: directory.join("ledger/erasures"),
+        master_key: KeyFile::file(&directory.join("keys/master.key")),
+    };
+    let vault = FileVault::open(places, &mut rand::rng()).unwrap();
+    let before = log.head().unwrap().0;
+    history.register(&log, &vault, events / EVENTS_A_PERSON);
+    history.activate(&log, &vault, events);
+    before
 }
 
 async fn activate(channel: Channel, license: &License) {

@@ -1,5 +1,7 @@
 //! Servers, each a process of its own.
 
+#![allow(dead_code)] // each benchmark uses its part
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};

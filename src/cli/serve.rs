@@ -173,9 +173,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     } else {
         tracing::info!("the server ends");
     }
-    for task in upkeep {
-        task.abort();
-    }
+    upkeep.iter().for_each(JoinHandle::abort);
     end.send_replace(());
     let drained =
         drain(public, staff, Duration::from_secs(drain_seconds.into()), &mut end_signals).await;
