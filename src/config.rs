@@ -155,9 +155,9 @@ impl Transparency {
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
-    /// MiB that the log keeps in memory. 64.
+    /// MiB that the log keeps in memory. 16.
     pub log_cache_mib: u64,
-    /// MiB that the views keep in memory. 128.
+    /// MiB that the views keep in memory. 64.
     pub views_cache_mib: u64,
     /// Requests that may wait to be written; more are told to come again. 4096.
     pub queue: usize,
@@ -168,7 +168,7 @@ pub struct Storage {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { log_cache_mib: 64, views_cache_mib: 128, queue: 4096, checked_first: 250_000 }
+        Self { log_cache_mib: 16, views_cache_mib: 64, queue: 4096, checked_first: 250_000 }
     }
 }
 

@@ -1,18 +1,21 @@
-//! A sled database whose panics end with it. sled 0.34 panics on many a damaged file when it opens, and
-//! on a disk that fails when it closes. What was appended is synced by then, so that nothing depends on
+//! An engine's panics end with it. sled 0.34 panics on many a damaged file when it opens, and on a disk that
+//! fails when it closes. What was appended is synced by then, so that nothing depends on
 //! its closing; and a damaged file is an error with a message, not a panic with a backtrace.
 
 use std::cell::Cell;
 use std::ops::Deref;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::process;
 use std::sync::Once;
 use std::thread;
 
 use ::sled::Db;
 
 thread_local! {
-    /// Whether this thread runs something whose panics are contained.
-    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+    /// What this thread says if a panic cannot be contained; `None`: it runs nothing whose panics are.
+    static CONTAINED: Cell<Option<&'static str>> = const { Cell::new(None) };
+    /// Whether what is contained has panicked.
+    static HAS_PANICKED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// An open database.
@@ -47,21 +50,33 @@ impl Drop for Contained {
 
 /// Runs this; `None`: it panicked, and nothing was printed.
 pub(crate) fn contain<T>(run: impl FnOnce() -> T) -> Option<T> {
+    const LAST_WORDS: &str = "the log's files are damaged; restore the log from a backup";
+    contain_or_end(LAST_WORDS, run)
+}
+
+/// The same. Where it panics again while it unwinds, which nothing can contain, these are the last words
+/// of the process.
+pub(crate) fn contain_or_end<T>(last_words: &'static str, run: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     // A thread that panics already cannot exchange the hook.
     if !thread::panicking() {
         HOOK.call_once(|| {
             let print = panic::take_hook();
-            panic::set_hook(Box::new(move |info| {
-                if !CONTAINED.get() {
-                    print(info);
+            panic::set_hook(Box::new(move |info| match CONTAINED.get() {
+                None => print(info),
+                Some(last_words) if HAS_PANICKED.replace(true) => {
+                    tracing::error!("{last_words}");
+                    process::exit(1);
                 }
+                Some(_) => {}
             }));
         });
     }
-    CONTAINED.set(true);
+    let outer = CONTAINED.replace(Some(last_words));
+    let has_panicked = HAS_PANICKED.replace(false);
     let result = catch_unwind(AssertUnwindSafe(run));
-    CONTAINED.set(false);
+    HAS_PANICKED.set(has_panicked);
+    CONTAINED.set(outer);
     result.ok()
 }
 

@@ -1,9 +1,11 @@
 //! Rows in memory above rows on disk. What is newest is changed in memory; when it has become enough, it
 //! moves to disk in the background, and stays readable in memory until it is there.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::iter::Peekable;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -108,7 +110,6 @@ impl ChangedLayers<'_> {
 
     /// A row's bytes, to be changed where they are.
     pub(super) fn bytes(&mut self, key: Vec<u8>) -> Result<&mut Option<Vec<u8>>, ViewsError> {
-        use std::collections::btree_map::Entry;
         match self.newest.entry(key) {
             Entry::Occupied(row) => Ok(row.into_mut()),
             Entry::Vacant(place) => {
@@ -184,7 +185,6 @@ where
     type Item = Result<(Vec<u8>, Vec<u8>), ViewsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        use std::cmp::Ordering;
         loop {
             let order = match (self.recent.peek(), self.stored.peek()) {
                 (None, None) => return None,
@@ -208,5 +208,67 @@ where
                 return Some(Ok((key.to_vec(), value.to_vec())));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::*;
+
+    #[test]
+    fn layers_are_read_as_one_wherever_the_rows_are() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(place.path(), 1 << 20).unwrap());
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut recent = Recent::default();
+        let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        let mut held: Option<mpsc::Sender<()>> = None;
+        for round in 0..2000 {
+            let key = vec![rng.random_range(0..60)];
+            let before = model.get(&key).cloned();
+            let value = rng.random_bool(0.6).then(|| vec![rng.random(); 3]);
+            match &value {
+                Some(value) => drop(model.insert(key.clone(), value.clone())),
+                None => drop(model.remove(&key)),
+            }
+            let mut changes = recent.changes(&store);
+            assert_eq!(changes.bytes(key.clone()).unwrap().as_ref(), before.as_ref());
+            changes.newest.insert(key, value);
+            if rng.random_bool(0.05) {
+                // Those that were held back get there, and the newest are.
+                drop(held.take());
+                recent.wait().unwrap();
+                let rows = Arc::new(std::mem::take(&mut recent.newest));
+                let (hold, go) = mpsc::channel();
+                let (store, moved) = (Arc::clone(&store), Arc::clone(&rows));
+                let writing = thread::spawn(move || {
+                    let _ = go.recv();
+                    store.write(moved.iter())
+                });
+                recent.moving = Some(Moving { rows, writing });
+                held = Some(hold);
+            } else if rng.random_bool(0.02) {
+                drop(held.take());
+                recent.settle_all(&store).unwrap();
+            }
+
+            let (from, to) = (vec![rng.random_range(0..60)], vec![rng.random_range(0..61)]);
+            let range = || from.as_slice()..to.as_slice().max(&from);
+            let expected = || {
+                let bounds = (Bound::Included(range().start), Bound::Excluded(range().end));
+                model.range::<[u8], _>(bounds).map(|(key, value)| (key.clone(), value.clone()))
+            };
+            let layers = recent.layers(&store);
+            let rows = layers.range(range()).map(Result::unwrap);
+            assert!(rows.eq(expected()), "round {round}");
+            let rows = layers.range_back(range()).map(Result::unwrap);
+            assert!(rows.eq(expected().rev()), "round {round}");
+        }
+        drop(held);
     }
 }

@@ -147,8 +147,10 @@ impl Views {
             }
         }
         fs::create_dir_all(directory)?;
-        write_synced(&directory.join(TRUST), boot.as_deref().unwrap_or_default())?;
+        // Where the engine ends the process over them, they are not to be opened again.
+        write_synced(&directory.join(TRUST), "")?;
         let store = Arc::new(Store::open(&rows, cache_bytes)?);
+        write_synced(&directory.join(TRUST), boot.as_deref().unwrap_or_default())?;
         let views = Self { store, recent: RwLock::default(), directory: directory.to_owned() };
         // Rows of another version are none of this one's.
         views.checkpoint()?;

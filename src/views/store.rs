@@ -8,13 +8,14 @@ use std::path::Path;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
 use super::ViewsError;
-use crate::log::contained::contain;
+use crate::log::contained::contain_or_end;
 
 /// What is written since the last flush to a table; as much again waits while it is flushed.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// The least that the engine allows. What is in no table yet is in the journal, and read at a start.
 const JOURNAL_BYTES: u64 = 64 << 20;
 const OPEN_FILES: usize = 128;
+const LAST_WORDS: &str = "the views are damaged; start again, and they are rebuilt";
 
 /// The rows of one log's views.
 pub(super) struct Store {
@@ -38,7 +39,7 @@ impl Store {
             Ok(Self { database, rows })
         };
         // Files that are damaged may be more than the engine expects.
-        let opened = contain(open);
+        let opened = contain_or_end(LAST_WORDS, open);
         opened.unwrap_or_else(|| Err(ViewsError::Damaged("they cannot be read".to_owned())))
     }
 

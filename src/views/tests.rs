@@ -113,9 +113,6 @@ fn rows_in_memory_and_on_disk_are_one_view() {
             assert_eq!(newest, expected);
         }
     }
-    let stored = views.store.get(row::CHECKPOINT).unwrap().unwrap();
-    let on_disk = Position(read::<CheckpointRow>(&stored).unwrap().next);
-    assert!(Position(2) < on_disk && on_disk < Position(total), "{on_disk}");
     for (from, limit) in (0..total).step_by(7).flat_map(|from| [(from, 3), (from, usize::MAX)]) {
         let entries = views.license_entries(LICENSE, Position(from), limit).unwrap();
         let positions = entries.iter().map(|entry| entry.position.0);
@@ -124,7 +121,8 @@ fn rows_in_memory_and_on_disk_are_one_view() {
     drop(views);
 
     let killed = Views::open(place.path(), 1 << 20).unwrap();
-    assert_eq!(killed.checkpoint().unwrap().next, on_disk);
+    let on_disk = killed.checkpoint().unwrap().next;
+    assert!(Position(2) < on_disk && on_disk < Position(total), "{on_disk}");
     let used = killed.license(LICENSE).unwrap().unwrap().used;
     assert_eq!(u64::from(used), on_disk.0 - 2, "rows and checkpoint are of one moment");
 }
