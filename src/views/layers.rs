@@ -155,7 +155,7 @@ impl<'a> Layers<'a> {
     }
 
     fn recent(self, range: &Range<&[u8]>) -> BTreeMap<&'a [u8], Option<&'a [u8]>> {
-        let bounds = (std::ops::Bound::Included(range.start), std::ops::Bound::Excluded(range.end));
+        let bounds = (Bound::Included(range.start), Bound::Excluded(range.end));
         let moving = self.moving.into_iter().flat_map(|rows| rows.range::<[u8], _>(bounds));
         let newest = self.newest.range::<[u8], _>(bounds);
         moving.chain(newest).map(|(key, value)| (key.as_slice(), value.as_deref())).collect()
