@@ -178,7 +178,7 @@ impl Storage {
             ("log_cache_mib", self.log_cache_mib, 1..=1 << 20),
             ("views_cache_mib", self.views_cache_mib, 1..=1 << 20),
             ("queue", u64::try_from(self.queue).unwrap_or(u64::MAX), 1..=1_000_000),
-            ("checked_first", self.checked_first, 0..=1 << 40),
+            ("checked_first", self.checked_first, 1..=1 << 40),
         ]
     }
 }

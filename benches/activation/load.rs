@@ -67,12 +67,8 @@ pub(crate) async fn run(
     length: Duration,
 ) -> Measured {
     let licenses: Arc<[License]> = licenses.into();
-    let (url, ca) = (format!("https://{}", server.address), ca.clone());
-    // A fresh TLS configuration remembers no session, so that each handshake is a full one.
-    let endpoint = move || {
-        let tls = ClientTlsConfig::new().ca_certificate(ca.clone());
-        Endpoint::from_shared(url.clone()).unwrap().tls_config(tls).unwrap()
-    };
+    let (address, ca) = (server.address.clone(), ca.clone());
+    let endpoint = move || self::endpoint(&address, &ca);
     let mut workers = JoinSet::new();
     let channels = match scenario {
         Scenario::Warm { connections, .. } => {
@@ -117,6 +113,23 @@ pub(crate) async fn run(
     Measured { calls: latency.len(), elapsed: start.elapsed(), latency, cpu }
 }
 
+/// A fresh TLS configuration remembers no session, so that each handshake is a full one.
+pub(crate) fn endpoint(address: &str, ca: &Certificate) -> Endpoint {
+    let tls = ClientTlsConfig::new().ca_certificate(ca.clone());
+    Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap()
+}
+
+/// A new activation of any of the licenses.
+pub(crate) fn request(licenses: &[License]) -> ActivateRequest {
+    let License { email, key } = &licenses[rand::random_range(0..licenses.len())];
+    ActivateRequest {
+        email: email.clone(),
+        license_key: key.clone(),
+        nonce: rand::random::<[u8; 16]>().to_vec(),
+        binding: rand::random::<[u8; 32]>().to_vec(),
+    }
+}
+
 async fn worker<C: Future<Output = Channel>>(
     connect: impl Fn() -> C,
     licenses: Arc<[License]>,
@@ -124,13 +137,7 @@ async fn worker<C: Future<Output = Channel>>(
 ) -> Histogram<u64> {
     let mut latency = new_histogram();
     while Instant::now() < end {
-        let License { email, key } = &licenses[rand::random_range(0..licenses.len())];
-        let request = ActivateRequest {
-            email: email.clone(),
-            license_key: key.clone(),
-            nonce: rand::random::<[u8; 16]>().to_vec(),
-            binding: rand::random::<[u8; 32]>().to_vec(),
-        };
+        let request = request(&licenses);
         let begun = Instant::now();
         let answer = ActivationServiceClient::new(connect().await).activate(request).await;
         latency.saturating_record(nanos(begun.elapsed()));

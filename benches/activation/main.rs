@@ -3,12 +3,15 @@
 //! reply. Real processes, real TLS, a real disk; server and load share the machine, so only the ratio
 //! means something.
 //!
+//! After that an open loop, at half of what eight connections got through, and at four times that.
+//!
 //! With `--tree` the floor is the server itself where it makes no tiles of the log's tree.
 //!
 //! `cargo bench --bench activation -- [--seconds N] [--rounds N] [--quick] [--tree]`
 
 mod floor;
 mod load;
+mod open;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -27,6 +30,7 @@ use mimalloc::MiMalloc;
 use tonic::transport::Certificate;
 
 use load::{Measured, Scenario};
+use open::Outcome;
 use support::servers::{Countersign, License, Server, command};
 use support::{micros, nanos, new_histogram};
 
@@ -49,6 +53,10 @@ const SCENARIOS: [(Scenario, Option<f64>); 5] = [
     (Scenario::NewConnections { workers: 16 }, Some(0.8)),
     (Scenario::NewConnections { workers: 64 }, Some(0.8)),
 ];
+
+/// The scenario whose throughput the open loop goes by, and the shares of it that are offered.
+const PEAK: usize = 1;
+const OPEN_LOOPS: [f64; 2] = [0.5, 4.0];
 
 struct Options {
     seconds: u64,
@@ -114,7 +122,17 @@ async fn run(options: &Options) -> Option<String> {
             rounds.countersign.push(measured);
         }
     }
-    report(&rounds, sync, options.tree);
+    let peak = Figures::of(&rounds[PEAK].countersign).calls_per_second;
+    let mut open = Vec::new();
+    if !options.tree {
+        for factor in OPEN_LOOPS {
+            let (server, ca) = (&countersign.server, countersign.ca());
+            let outcome = open::run(server, &ca, &licenses, factor * peak, length).await;
+            acknowledged += outcome.calls();
+            open.push((factor, outcome));
+        }
+    }
+    report(&rounds, &open, sync, options.tree);
     let recorded = activations(&countersign, &licenses).await;
     (recorded != acknowledged)
         .then(|| format!("{acknowledged} activations were acknowledged, {recorded} are recorded"))
@@ -204,7 +222,7 @@ impl Figures {
     }
 }
 
-fn report(rounds: &[Rounds], sync: f64, is_of_tree: bool) {
+fn report(rounds: &[Rounds], open: &[(f64, Outcome)], sync: f64, is_of_tree: bool) {
     println!("one write and fdatasync of 300 bytes on this disk: {sync:.0} µs at the median");
     let mut rows = Vec::new();
     for ((scenario, aim), rounds) in SCENARIOS.iter().zip(rounds) {
@@ -228,8 +246,20 @@ fn report(rounds: &[Rounds], sync: f64, is_of_tree: bool) {
             "ratio": ratio,
         }));
     }
+    let peak = Figures::of(&rounds[PEAK].countersign).calls_per_second;
+    let mut loops = Vec::new();
+    for (factor, outcome) in open {
+        let share = outcome.accepted_per_second() / peak;
+        println!("\nopen loop at {factor} of 8 x 16: {share:.2} of its throughput\n  {outcome}");
+        let [accepted, refused] = outcome.p99();
+        loops.push(json!({
+            "offered": factor, "carried_out": share,
+            "accepted_p99_us": accepted, "refused_p99_us": refused,
+        }));
+    }
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("activation.json");
-    let numbers = json!({ "write_and_fdatasync_p50_us": sync, "scenarios": rows });
+    let numbers =
+        json!({ "write_and_fdatasync_p50_us": sync, "scenarios": rows, "open_loops": loops });
     std::fs::write(&path, format!("{numbers:#}\n")).unwrap();
     println!("\nThe same as JSON: {}", path.display());
 }

@@ -299,6 +299,10 @@ impl Directory {
         let mut known = vec![head::read(&self.head_path(), &log_key)?];
         // Whoever has seen it will ask for a proof that the log goes on from there.
         known.extend(transparency::last_published(&self.tiles_path(), &log_key));
+        // One that was published later tells more than what was checked before.
+        let before =
+            before.filter(|before| known.iter().all(|known| known.size >= before.tree.size()));
+        let (slots, mut unknown) = (vault.slots_used(), None);
         let mut check = |before: Option<&Checked>| {
             let tree = before.map_or_else(CompactRange::default, |before| before.tree.clone());
             let counts = SlotCounts::from(before.map_or_else(Vec::new, |of| of.counts.clone()));
@@ -306,21 +310,32 @@ impl Directory {
                 if header.position.0.is_multiple_of(PAGE as u64) {
                     progress(header.position, end);
                 }
-                counts.add(header.slot);
+                if header.slot.0 > slots {
+                    unknown.get_or_insert(header.slot);
+                } else {
+                    counts.add(header.slot);
+                }
             })?;
             Ok::<_, HeadError>((tree, counts))
         };
         // What was checked before may be of another log: one that was restored, or put back by hand.
-        let going_on = before.and_then(|before| Some((check(Some(&before)).ok()?, before)));
+        let going_on = before.and_then(|before| {
+            let checked = check(Some(&before)).inspect_err(|error| {
+                tracing::warn!(
+                    "what was checked before is not of this log, which is read whole: {error}"
+                );
+            });
+            Some((checked.ok()?, before))
+        });
         let ((tree, counts), before) = match going_on {
             Some((checked, before)) => (checked, Some(before)),
             None => (check(None)?, None),
         };
-        let slots = (0..).map(KeySlot).zip(counts.to_vec()).filter(|(_, count)| *count > 0);
-        for (slot, _) in slots {
-            if vault.state(slot) == SlotState::Free {
-                return Err(VaultError::Missing(slot).into());
-            }
+        let counted = (0..).map(KeySlot).zip(counts.to_vec());
+        let mut used = counted.filter(|(_, count)| *count > 0).map(|(slot, _)| slot);
+        let is_free = |slot: &KeySlot| vault.state(*slot) == SlotState::Free;
+        if let Some(slot) = used.find(is_free).or(unknown) {
+            return Err(VaultError::Missing(slot).into());
         }
         let source = Source {
             log: Arc::new(log),
@@ -353,11 +368,21 @@ impl Directory {
         }
     }
 
+    /// Has the next start read everything.
+    pub(super) fn forget_checked(&self) {
+        match fs::remove_file(self.checked_path()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::error!("{} must be deleted: {error}", self.checked_path().display());
+            }
+            _ => {}
+        }
+    }
+
     fn checked_path(&self) -> PathBuf {
         self.join("data/checked")
     }
 
-    /// Opens what is stored, checks all of it, and brings the views up to it. `progress` is told
+    /// Opens what is stored, checks it, and brings the views up to it. `progress` is told
     /// how many of how many records the views have taken in.
     pub(super) fn open(
         &self,

@@ -33,6 +33,7 @@ use crate::backup::{Archived, Follower, Source};
 use crate::config::Config;
 use crate::domain::RecipientName;
 use crate::grpc;
+use crate::log::head::HeadError;
 use crate::log::metered::MeteredLog;
 use crate::metrics::{self, Metrics};
 use crate::ops::{self, LoopbackAddr};
@@ -164,15 +165,11 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     let failure: Option<anyhow::Error> = tokio::select! {
         () = end_signals.next() => None,
         result = &mut stopped => Some(writer_ended(result)),
-        error = found.next() => Some(error.into()),
+        error = found.next() => Some(reread_badly(directory, error)),
         result = &mut public => Some(listener_ended(result)),
         result = &mut staff => Some(listener_ended(result)),
     };
-    if let Some(error) = &failure {
-        tracing::error!("no more writes, the server ends: {error}");
-    } else {
-        tracing::info!("the server ends");
-    }
+    say_that_it_ends(failure.as_ref());
     upkeep.iter().for_each(JoinHandle::abort);
     end.send_replace(());
     let drained =
@@ -184,18 +181,20 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     if !drained {
         bail!("ended at once, by a second signal; what was acknowledged is there");
     }
-    rereading.end();
+    let reread = rereading.end();
     let ended = async {
         service.end().await;
         stopped.await
     };
     let Ok(result) = timeout(WRITER_END, ended).await else { return followers.end() };
     result.context("the writer is gone")??;
-    store.views.close()?;
+    if let Err(error) = store.views.close() {
+        tracing::warn!("{error}; the next start rebuilds them");
+    }
     followers.end()?;
-    directory.keep_checked(&source, &store.counts, checked_first);
+    let kept = reread.map(|()| directory.keep_checked(&source, &store.counts, checked_first));
     drop(lock);
-    Ok(())
+    kept.map_err(|error| reread_badly(directory, error))
 }
 
 /// What follows the log: the head file, the tiles, and the archive where there is one.
@@ -345,6 +344,20 @@ fn writer_ended(result: Result<Result<(), WriterError>, RecvError>) -> anyhow::E
         Ok(Err(error)) => error.into(),
         Ok(Ok(())) | Err(_) => anyhow::anyhow!("the writer stopped without a reason"),
     }
+}
+
+fn say_that_it_ends(failure: Option<&anyhow::Error>) {
+    if let Some(error) = failure {
+        tracing::error!("no more writes, the server ends: {error}");
+    } else {
+        tracing::info!("the server ends");
+    }
+}
+
+/// No start is to go on from what was checked before.
+fn reread_badly(directory: &Directory, error: HeadError) -> anyhow::Error {
+    directory.forget_checked();
+    error.into()
 }
 
 fn listener_ended<E: Into<anyhow::Error>>(

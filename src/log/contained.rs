@@ -9,8 +9,6 @@ use std::process;
 use std::sync::Once;
 use std::thread;
 
-use ::sled::Db;
-
 thread_local! {
     /// What this thread says if a panic cannot be contained; `None`: it runs nothing whose panics are.
     static CONTAINED: Cell<Option<&'static str>> = const { Cell::new(None) };
@@ -19,31 +17,32 @@ thread_local! {
 }
 
 /// An open database.
-pub(crate) struct Contained {
+pub(crate) struct Contained<D> {
     /// `None` only while it is dropped.
-    db: Option<Db>,
+    db: Option<D>,
 }
 
-impl Contained {
-    pub(super) fn new(db: Db) -> Self {
+impl<D> Contained<D> {
+    pub(crate) fn new(db: D) -> Self {
         Self { db: Some(db) }
     }
 }
 
-impl Deref for Contained {
-    type Target = Db;
+impl<D> Deref for Contained<D> {
+    type Target = D;
 
-    fn deref(&self) -> &Db {
+    fn deref(&self) -> &D {
         let Some(db) = &self.db else { unreachable!("nobody has a database that is dropped") };
         db
     }
 }
 
-impl Drop for Contained {
+impl<D> Drop for Contained<D> {
     fn drop(&mut self) {
+        const WORDS: &str = "a database could not be closed in order; check the disk";
         let db = self.db.take();
-        if contain(|| drop(db)).is_none() {
-            tracing::warn!("sled could not sync a file when it closed it; check the disk");
+        if contain_or_end(WORDS, || drop(db)).is_none() {
+            tracing::warn!("{WORDS}");
         }
     }
 }

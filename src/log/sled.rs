@@ -21,18 +21,18 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::contained::contain;
+use ::sled::Db;
+
+use super::contained::{Contained, contain};
 use super::durability::{Flush, make_flush_durable};
 use super::record::RecordError;
 use super::tail::Tail;
 use super::{Append, Log, LogError};
 use crate::domain::Position;
 
-pub(crate) use super::contained::Contained;
-
 /// A log in a directory of its own.
 pub struct SledLog {
-    db: Contained,
+    db: Contained<Db>,
     /// sled's file, where its flush does not sync it.
     sync: Option<File>,
     /// How far the log has come.
@@ -102,7 +102,7 @@ const READ_AT_ONCE: usize = 1 << 20;
 /// Creation writes next to nothing.
 const CREATION_CACHE: u64 = 1 << 20;
 
-fn open_db(directory: &Path, cache_bytes: u64) -> Result<Contained, LogError> {
+fn open_db(directory: &Path, cache_bytes: u64) -> Result<Contained<Db>, LogError> {
     let config = ::sled::Config::new()
         .path(directory)
         .cache_capacity(cache_bytes)
@@ -117,7 +117,7 @@ const RELEASE_POLL: Duration = Duration::from_millis(10);
 
 /// Opens a database, whatever state its files are in: sled panics on some. That no other process
 /// has it open is the caller's to know.
-pub(crate) fn open_contained(config: &::sled::Config) -> Result<Contained, LogError> {
+fn open_contained(config: &::sled::Config) -> Result<Contained<Db>, LogError> {
     let start = Instant::now();
     loop {
         let opened = contain(|| config.open())
@@ -155,7 +155,7 @@ fn engine(error: ::sled::Error) -> LogError {
 }
 
 /// sled wraps an error of the system in the debug form of another; its kind says the same to people.
-pub(crate) fn plain(error: io::Error) -> io::Error {
+fn plain(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::Other => error,
         kind => kind.into(),

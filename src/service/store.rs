@@ -260,12 +260,17 @@ impl Store {
             loop {
                 while opening.len() <= at_once {
                     let first = next;
-                    opening.push_back(scope.spawn(move || self.page(first)));
+                    let open = move || self.page(first);
+                    opening.push_back((first, thread::Builder::new().spawn_scoped(scope, open)));
                     next = next.plus(PAGE as u64);
                 }
-                let Some(page) = opening.pop_front() else { return Ok(()) };
-                let page = page.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-                if take_in(page)? {
+                let page = match opening.pop_front() {
+                    Some((_, Ok(page))) => page.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                    // Without a thread it takes its time here.
+                    Some((first, Err(_))) => self.page(first),
+                    None => return Ok(()),
+                };
+                if take_in(page?)? {
                     return Ok(());
                 }
             }

@@ -18,7 +18,7 @@ use rand::CryptoRng;
 use super::index::Index;
 use super::ledger::{self, Entries, Ledger};
 use super::master::{KeyFile, MasterKey, sync_parent};
-use super::slot::{Content, LIVE, SLOT_BYTES, Slot, VERSION, Wrap, epoch, is_whole};
+use super::slot::{Content, Found, LIVE, SLOT_BYTES, Slot, VERSION, Wrap, epoch, is_whole};
 use super::{Fingerprint, KeyName, NewKey, SlotState, Vault, VaultError, fingerprint};
 use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
@@ -133,9 +133,8 @@ impl FileVault {
         };
         for first in (1..slots).step_by(OPENED_AT_ONCE as usize) {
             let bytes = read_slots(&state.file, first, OPENED_AT_ONCE.min(slots - first))?;
-            for (number, content) in (first..).map(KeySlot).zip(state.wrap.open_all(first, &bytes))
-            {
-                state.found(number, content?.as_ref())?;
+            for (number, found) in (first..).map(KeySlot).zip(state.wrap.look(first, &bytes)) {
+                state.found(number, found?.as_ref())?;
             }
         }
         // What the next key's bytes would be is not for others to find in a file that is left over.
@@ -195,13 +194,13 @@ impl FileVault {
 
 impl State {
     /// Takes in what is in a slot. They come in their order.
-    fn found(&mut self, number: KeySlot, content: Option<&Content>) -> Result<(), VaultError> {
-        match content {
-            Some(Content::Key(key, ..)) => self.index.insert(number, key)?,
-            Some(Content::Destroyed(_)) => {
+    fn found(&mut self, number: KeySlot, found: Option<&Found>) -> Result<(), VaultError> {
+        match found {
+            Some(Found::Key(key)) => self.index.insert(number, key)?,
+            Some(Found::Destroyed) => {
                 self.destroyed.insert(number);
             }
-            Some(Content::TagKey(_)) => return Err(VaultError::Damaged(number)),
+            Some(Found::TagKey) => return Err(VaultError::Damaged(number)),
             None => return Ok(()),
         }
         self.holes.extend((self.next..number.0).map(KeySlot));

@@ -22,7 +22,7 @@
 
 use std::num::NonZero;
 use std::panic::resume_unwind;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use rand::CryptoRng;
 use zeroize::Zeroizing;
@@ -110,30 +110,53 @@ impl Wrap {
         let content = content.filter(|content| content.state() == slot[0]);
         content.map(Some).ok_or(VaultError::Damaged(number))
     }
-}
 
-impl Wrap {
-    /// Opens neighbours, on all processors.
-    pub(super) fn open_all(
-        &self,
-        first: u32,
-        slots: &[Slot],
-    ) -> Vec<Result<Option<Content>, VaultError>> {
+    /// Looks into neighbours, on all processors.
+    pub(super) fn look(&self, first: u32, slots: &[Slot]) -> Vec<Opened> {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let share = slots.len().div_ceil(processors).max(FEWEST_A_THREAD);
-        let open = |(number, slot): (u32, &Slot)| self.open(KeySlot(number), slot);
+        let look = |slots: &[Slot], first: u32| -> Vec<Opened> {
+            let slots = (first..).map(KeySlot).zip(slots);
+            slots.map(|(number, slot)| Ok(self.open(number, slot)?.map(Found::from))).collect()
+        };
         thread::scope(|scope| {
-            let shares = slots.chunks(share).zip((first..).step_by(share));
-            let opening: Vec<_> = shares
-                .map(|(slots, first)| {
-                    scope.spawn(move || (first..).zip(slots).map(open).collect::<Vec<_>>())
+            let shares: Vec<_> = slots.chunks(share).zip((first..).step_by(share)).collect();
+            let looking: Vec<_> = (shares.iter())
+                .map(|&(slots, first)| {
+                    thread::Builder::new().spawn_scoped(scope, move || look(slots, first))
                 })
                 .collect();
-            let opened = opening.into_iter().map(ScopedJoinHandle::join);
-            opened.flat_map(|opened| opened.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            let found = looking.into_iter().zip(&shares).flat_map(|(looking, &(slots, first))| {
+                match looking {
+                    Ok(looking) => looking.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                    // Without a thread it takes its time here.
+                    Err(_) => look(slots, first),
+                }
+            });
+            found.collect()
         })
     }
 }
+
+/// What is in a slot, without the key: nothing of that may stay in memory.
+pub(super) enum Found {
+    TagKey,
+    Key(NewKey),
+    Destroyed,
+}
+
+impl From<Content> for Found {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::TagKey(_) => Self::TagKey,
+            Content::Key(key, ..) => Self::Key(key),
+            Content::Destroyed(_) => Self::Destroyed,
+        }
+    }
+}
+
+/// What is in a slot; `None`: it is free.
+pub(super) type Opened = Result<Option<Found>, VaultError>;
 
 /// Whether the bytes are those that were written.
 pub(super) fn is_whole(slot: &Slot) -> bool {

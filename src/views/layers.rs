@@ -28,6 +28,8 @@ const MOST_ROWS: usize = 4 * RECENT_ROWS;
 pub(super) struct Recent {
     newest: Rows,
     moving: Option<Moving>,
+    /// Rows are missing, or half changed: nothing may be built on them.
+    has_failed: bool,
 }
 
 /// Rows on their way to disk, or there already.
@@ -42,9 +44,23 @@ impl Recent {
         Layers { newest: &self.newest, moving, store }
     }
 
-    pub(super) fn changes<'a>(&'a mut self, store: &'a Store) -> ChangedLayers<'a> {
+    pub(super) fn changes<'a>(
+        &'a mut self,
+        store: &'a Store,
+    ) -> Result<ChangedLayers<'a>, ViewsError> {
+        self.is_whole()?;
         let moving = self.moving.as_ref().map(|moving| moving.rows.as_ref());
-        ChangedLayers { newest: &mut self.newest, moving, store }
+        Ok(ChangedLayers { newest: &mut self.newest, moving, store })
+    }
+
+    /// Notes that a change was not made to its end.
+    pub(super) fn fail(&mut self) {
+        self.has_failed = true;
+    }
+
+    fn is_whole(&self) -> Result<(), ViewsError> {
+        let failed = || ViewsError::Damaged("an earlier change was not written".to_owned());
+        if self.has_failed { Err(failed()) } else { Ok(()) }
     }
 
     /// Begins to move the newest rows, in one atomic batch, where there are enough of them.
@@ -61,7 +77,7 @@ impl Recent {
         match thread::Builder::new().name("views".to_owned()).spawn(write) {
             Ok(writing) => self.moving = Some(Moving { rows, writing }),
             // Without a thread it takes its time here.
-            Err(_) => store.write(rows.iter())?,
+            Err(_) => self.written(store.write(rows.iter()))?,
         }
         Ok(())
     }
@@ -69,15 +85,24 @@ impl Recent {
     /// Moves all rows to disk.
     pub(super) fn settle_all(&mut self, store: &Store) -> Result<(), ViewsError> {
         self.wait()?;
-        store.write(&self.newest)?;
+        self.is_whole()?;
+        let written = store.write(&self.newest);
         self.newest.clear();
-        Ok(())
+        self.written(written)
     }
 
     fn wait(&mut self) -> Result<(), ViewsError> {
         let Some(moving) = self.moving.take() else { return Ok(()) };
         let written = moving.writing.join();
-        written.unwrap_or_else(|_| Err(ViewsError::Damaged("they cannot be written".to_owned())))
+        self.written(
+            written
+                .unwrap_or_else(|_| Err(ViewsError::Damaged("they cannot be written".to_owned()))),
+        )
+    }
+
+    fn written(&mut self, result: Result<(), ViewsError>) -> Result<(), ViewsError> {
+        self.has_failed |= result.is_err();
+        result
     }
 }
 
@@ -223,7 +248,7 @@ mod tests {
     #[test]
     fn layers_are_read_as_one_wherever_the_rows_are() {
         let place = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(place.path(), 1 << 20).unwrap());
+        let store = Arc::new(Store::open(place.path(), 1 << 20, || ()).unwrap());
         let mut rng = StdRng::seed_from_u64(1);
         let mut recent = Recent::default();
         let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
@@ -236,7 +261,7 @@ mod tests {
                 Some(value) => drop(model.insert(key.clone(), value.clone())),
                 None => drop(model.remove(&key)),
             }
-            let mut changes = recent.changes(&store);
+            let mut changes = recent.changes(&store).unwrap();
             assert_eq!(changes.bytes(key.clone()).unwrap().as_ref(), before.as_ref());
             changes.newest.insert(key, value);
             if rng.random_bool(0.05) {

@@ -1,7 +1,7 @@
 //! The views: what the log says, arranged for questions. Disposable: whatever is wrong with them,
 //! they are deleted and built again from the log.
 //!
-//! They live in an engine of their own and are never synced while they serve. What a killed process
+//! They live in an engine of their own, whose syncs no request waits for. What a killed process
 //! wrote is still in the kernel's hands, but after a power cut any part of it may be missing. So views
 //! are believed only if they were closed in order, or were written since this machine's last boot.
 //!
@@ -140,6 +140,9 @@ impl Views {
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewsError> {
         let rows = directory.join("rows");
         let boot = boot_id();
+        if directory.join("sled").exists() {
+            return Err(ViewsError::Damaged("they have another version's form".to_owned()));
+        }
         if rows.exists() {
             let trust = fs::read_to_string(directory.join(TRUST)).unwrap_or_default();
             if trust != CLOSED && Some(trust) != boot {
@@ -149,7 +152,12 @@ impl Views {
         fs::create_dir_all(directory)?;
         // Where the engine ends the process over them, they are not to be opened again.
         write_synced(&directory.join(TRUST), "")?;
-        let store = Arc::new(Store::open(&rows, cache_bytes)?);
+        let trust = directory.join(TRUST);
+        let distrust = move || {
+            // Where this fails too, they will not open either.
+            let _ = write_synced(&trust, "");
+        };
+        let store = Arc::new(Store::open(&rows, cache_bytes, distrust)?);
         write_synced(&directory.join(TRUST), boot.as_deref().unwrap_or_default())?;
         let views = Self { store, recent: RwLock::default(), directory: directory.to_owned() };
         // Rows of another version are none of this one's.
@@ -169,6 +177,9 @@ impl Views {
     pub fn close(&self) -> Result<(), ViewsError> {
         self.write_recent().settle_all(&self.store)?;
         self.store.sync()?;
+        if self.store.has_failed() {
+            return Err(ViewsError::Damaged("something could not be read before".to_owned()));
+        }
         write_synced(&self.directory.join(TRUST), CLOSED)
     }
 
@@ -416,12 +427,18 @@ impl Views {
         is_erased: IsErased<'_>,
     ) -> Result<(), ViewsError> {
         let mut recent = self.write_recent();
-        let mut changes = Changes::new(recent.changes(&self.store), is_erased);
-        for (position, event) in events {
-            changes.apply(position, event)?;
+        let mut changes = Changes::new(recent.changes(&self.store)?, is_erased);
+        let changed = events
+            .into_iter()
+            .try_for_each(|(position, event)| changes.apply(position, event))
+            .and_then(|()| changes.checkpoint(end));
+        match changed {
+            Ok(()) => recent.settle(&self.store),
+            Err(error) => {
+                recent.fail();
+                Err(error)
+            }
         }
-        changes.checkpoint(end)?;
-        recent.settle(&self.store)
     }
 
     fn read_recent(&self) -> RwLockReadGuard<'_, Recent> {

@@ -4,13 +4,14 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Once;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
 use super::ViewsError;
-use crate::log::contained::contain_or_end;
+use crate::log::contained::{Contained, contain_or_end};
 
-/// What is written since the last flush to a table; as much again waits while it is flushed.
+/// What is written since the last flush to a table. It grows beyond that while tables are merged.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// The least that the engine allows. What is in no table yet is in the journal, and read at a start.
 const JOURNAL_BYTES: u64 = 64 << 20;
@@ -19,14 +20,25 @@ const LAST_WORDS: &str = "the views are damaged; start again, and they are rebui
 
 /// The rows of one log's views.
 pub(super) struct Store {
+    engine: Contained<Engine>,
+    /// What is done once something cannot be read or written.
+    has_failed: Once,
+    distrust: Box<dyn Fn() + Send + Sync>,
+}
+
+struct Engine {
     database: Database,
     rows: Keyspace,
 }
 
 impl Store {
     /// Opens the rows in a directory, or makes new ones. `cache_bytes` bounds what is kept in memory of
-    /// what was read.
-    pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewsError> {
+    /// what was read. `distrust` is called the first time that something cannot be read or written.
+    pub(super) fn open(
+        directory: &Path,
+        cache_bytes: u64,
+        distrust: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, ViewsError> {
         let open = || {
             let database = Database::builder(directory)
                 .cache_size(cache_bytes)
@@ -36,23 +48,38 @@ impl Store {
                 .open()?;
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             let rows = database.keyspace("rows", options)?;
-            Ok(Self { database, rows })
+            Ok(Engine { database, rows })
         };
         // Files that are damaged may be more than the engine expects.
         let opened = contain_or_end(LAST_WORDS, open);
-        opened.unwrap_or_else(|| Err(ViewsError::Damaged("they cannot be read".to_owned())))
+        let engine =
+            opened.unwrap_or_else(|| Err(ViewsError::Damaged("they cannot be read".to_owned())))?;
+        let (engine, has_failed) = (Contained::new(engine), Once::new());
+        Ok(Self { engine, has_failed, distrust: Box::new(distrust) })
+    }
+
+    /// Whether something could not be read or written.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.is_completed()
+    }
+
+    fn noted<T>(&self, result: fjall::Result<T>) -> Result<T, ViewsError> {
+        if result.is_err() {
+            self.has_failed.call_once(&self.distrust);
+        }
+        Ok(result?)
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Slice>, ViewsError> {
-        Ok(self.rows.get(key)?)
+        self.noted(self.engine.rows.get(key))
     }
 
     /// The rows of a range, in order.
     pub(super) fn range(
         &self,
         range: Range<&[u8]>,
-    ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice), ViewsError>> + use<> {
-        self.rows.range(range).map(|row| Ok(row.into_inner()?))
+    ) -> impl DoubleEndedIterator<Item = Result<(Slice, Slice), ViewsError>> + use<'_> {
+        self.engine.rows.range(range).map(|row| self.noted(row.into_inner()))
     }
 
     /// Writes rows in one atomic batch, the deleted ones as `None`.
@@ -60,19 +87,19 @@ impl Store {
         &self,
         rows: impl IntoIterator<Item = (&'r Vec<u8>, &'r Option<Vec<u8>>)>,
     ) -> Result<(), ViewsError> {
-        let mut batch = self.database.batch();
+        let mut batch = self.engine.database.batch();
         for (key, value) in rows {
             match value {
-                Some(value) => batch.insert(&self.rows, key.as_slice(), value.as_slice()),
-                None => batch.remove(&self.rows, key.as_slice()),
+                Some(value) => batch.insert(&self.engine.rows, key.as_slice(), value.as_slice()),
+                None => batch.remove(&self.engine.rows, key.as_slice()),
             }
         }
-        Ok(batch.commit()?)
+        self.noted(batch.commit())
     }
 
     /// Makes all that was written durable.
     pub(super) fn sync(&self) -> Result<(), ViewsError> {
-        Ok(self.database.persist(PersistMode::SyncAll)?)
+        self.noted(self.engine.database.persist(PersistMode::SyncAll))
     }
 }
 

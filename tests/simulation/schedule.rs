@@ -19,6 +19,9 @@ use crate::server::{Ask, Outcome, Server, World};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// One seed of so many has everything compared after each step.
+const COMPARED_OFTEN: u64 = 20;
+
 /// What a run ended with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct End {
@@ -44,6 +47,8 @@ struct Run {
     model: Model,
     /// How often a server ended by a fault.
     ends: u32,
+    /// Whether everything is compared after each step. It takes long.
+    compares_often: bool,
 }
 
 /// What was asked of a server, and what came back.
@@ -61,7 +66,8 @@ impl Run {
             assert!(lock(server).start(&world));
         }
         let (clients, model) = (Clients::default(), Model::default());
-        Self { rng, world, servers, clients, model, ends: 0 }
+        let compares_often = seed.is_multiple_of(COMPARED_OFTEN);
+        Self { rng, world, servers, clients, model, ends: 0, compares_often }
     }
 
     fn is_shared(&self) -> bool {
@@ -96,6 +102,10 @@ impl Run {
             heard.extend(std::mem::take(&mut *lock(&others)));
         }
         self.check(&heard);
+        // Of two servers one has not seen yet what the other did.
+        if self.compares_often && !self.is_shared() {
+            self.compare(number);
+        }
     }
 
     fn time_passes(&mut self) {
@@ -252,7 +262,7 @@ impl Run {
         vault.subject_by_email(&vault.tag_key().email(&Email::parse(email).unwrap()))
     }
 
-    /// What takes longer: at starts, and at the end.
+    /// What takes longer: at starts and at the end, and of some seeds after each step.
     fn compare(&mut self, number: usize) {
         let witness = Arc::clone(&self.world.witness);
         let witness = lock(&witness);

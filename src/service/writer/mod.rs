@@ -111,8 +111,13 @@ pub fn spawn(parts: Parts) -> Result<(WriterHandle, Stopped), WriterError> {
         }
     });
     let run = move || {
+        let store = Arc::clone(&writer.store);
         let run = std::panic::AssertUnwindSafe(|| writer.run(&answered));
-        let result = std::panic::catch_unwind(run).unwrap_or(Err(WriterError::Panicked));
+        let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+            // It may have been over them, or in the middle of changing them.
+            let _ = store.views.distrust();
+            Err(WriterError::Panicked)
+        });
         // Nobody may be left to hear it.
         let _ = stopped.send(result);
     };

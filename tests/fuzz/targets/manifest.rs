@@ -1,4 +1,5 @@
-//! The head file and the manifest of a backup: nothing but what the log's key signed is believed.
+//! The head file, the manifest of a backup, and what a check found: nothing but what the log's key signed, or
+//! its own hash bears out, is believed.
 
 #![no_main]
 
@@ -6,10 +7,12 @@ use std::sync::LazyLock;
 
 use countersign::backup::manifest::Manifest;
 use countersign::domain::Position;
+use countersign::log::checked::Checked;
 use countersign::log::head::{Checkpoint, LogKey};
 use countersign::log::tree::CompactRange;
 use countersign_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
+use sha2::{Digest as _, Sha256};
 
 /// The example of <https://c2sp.org/signed-note>; the seeds are signed with it too.
 static KEY: LazyLock<LogKey> = LazyLock::new(|| {
@@ -40,6 +43,12 @@ fn with_check(text: &str) -> Option<String> {
     Some(format!("{stated}check {:08x}\n{note}", crc32c::crc32c(stated.as_bytes())))
 }
 
+fn read_checked(bytes: &[u8]) {
+    if let Some(checked) = Checked::from_bytes(bytes) {
+        assert_eq!(Checked::from_bytes(&checked.to_bytes()), Some(checked));
+    }
+}
+
 fn read(text: &str) {
     read_note(text);
     read_manifest(text);
@@ -49,6 +58,8 @@ fn read(text: &str) {
 }
 
 fuzz_target!(|data: &[u8]| {
+    read_checked(data);
+    read_checked(&[data, &Sha256::digest(data)].concat());
     if let Ok(text) = std::str::from_utf8(data) {
         read(text);
         // Any text as the roots of a tree, of a size that was signed.
