@@ -37,11 +37,11 @@ async fn used(server: &Server, key: &str, nonce: u128) -> u64 {
     server.history(EMAIL).await.unwrap().licenses[0].activations_total
 }
 
-/// Waits for a line of the server's log.
-async fn logged(place: &Place, text: &str) {
+/// Waits until the server's log has a text so often.
+async fn logged(place: &Place, text: &str, times: usize) {
     let log = || fs::read_to_string(place.log_path()).unwrap();
     let waits = async {
-        while !log().contains(text) {
+        while log().matches(text).count() < times {
             tokio::task::yield_now().await;
         }
     };
@@ -54,11 +54,12 @@ async fn a_start_goes_on_from_what_was_checked_and_reads_it_again_later() {
     assert!(checked(&place).exists());
     let server = place.start();
     assert_eq!(used(&server, &key, 20).await, 21);
-    logged(&place, "the log was read again").await;
+    logged(&place, "the log was read again", 1).await;
     // A kill leaves the file of the start before, from which the next one goes on.
     server.kill();
     let server = place.start();
     assert_eq!(used(&server, &key, 21).await, 22);
+    logged(&place, "the log was read again", 2).await;
     assert!(server.terminate().success());
     let verified = place.run(&["verify", "--deep"]);
     assert!(verified.status.success(), "{verified:?}");
@@ -104,7 +105,7 @@ async fn a_record_that_was_changed_since_ends_the_server() {
     }
     let server = place.start();
     assert!(!server.wait().success());
-    logged(&place, "records are not those that were written; restore it from a backup").await;
+    logged(&place, "records are not those that were written; restore it from a backup", 1).await;
     // No start goes on from it any more.
     let (code, log) = place.try_start().map(Server::kill).unwrap_err();
     assert!(code != Some(0) && log.contains("are not those that were written"), "{log}");

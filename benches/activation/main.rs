@@ -5,9 +5,10 @@
 //!
 //! After that an open loop, at half of what eight connections got through, and at four times that.
 //!
-//! With `--tree` the floor is the server itself where it makes no tiles of the log's tree.
+//! With `--tree` the floor is the server itself where it makes no tiles of the log's tree, and the server
+//! publishes a checkpoint each second, or every so many.
 //!
-//! `cargo bench --bench activation -- [--seconds N] [--rounds N] [--quick] [--tree]`
+//! `cargo bench --bench activation -- [--seconds N] [--rounds N] [--quick] [--tree [--interval N]]`
 
 mod floor;
 mod load;
@@ -42,8 +43,8 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const LICENSES: usize = 64;
 
 /// How often a checkpoint is published where the tree is measured, in seconds; and as good as never.
-const OFTEN: u32 = 1;
-const NEVER: u32 = 24 * 60 * 60;
+const OFTEN: u64 = 1;
+const NEVER: u64 = 24 * 60 * 60;
 
 /// The scenarios, and the share of the floor that is aimed at.
 const SCENARIOS: [(Scenario, Option<f64>); 5] = [
@@ -62,6 +63,7 @@ struct Options {
     seconds: u64,
     rounds: u64,
     tree: bool,
+    interval: u64,
 }
 
 impl Options {
@@ -71,6 +73,7 @@ impl Options {
             seconds: support::number("--seconds").unwrap_or(seconds),
             rounds: support::number("--rounds").unwrap_or(rounds),
             tree: support::is_asked("--tree"),
+            interval: support::number("--interval").unwrap_or(OFTEN),
         }
     }
 }
@@ -97,7 +100,8 @@ fn main() {
 
 async fn run(options: &Options) -> Option<String> {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let countersign = at_interval(&place.path().join("data"), options.tree.then_some(OFTEN));
+    let countersign =
+        at_interval(&place.path().join("data"), options.tree.then_some(options.interval));
     let licenses = licenses(&countersign).await;
     let floor = if options.tree {
         let without = at_interval(&place.path().join("without"), Some(NEVER));
@@ -146,7 +150,7 @@ struct Floor {
 }
 
 /// A server that publishes a checkpoint of its tree so often, in seconds; `None`: as by default.
-fn at_interval(directory: &Path, seconds: Option<u32>) -> Countersign {
+fn at_interval(directory: &Path, seconds: Option<u64>) -> Countersign {
     if let Some(seconds) = seconds {
         assert!(command(directory).arg("init").status().unwrap().success());
         let mut config =

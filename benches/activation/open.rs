@@ -81,7 +81,7 @@ pub(crate) async fn run(
     let mut begun = 0;
     while start.elapsed() < length {
         let due = |number: u32| Duration::from_secs_f64(f64::from(number) / rate);
-        while due(begun) <= start.elapsed() {
+        while due(begun) <= start.elapsed() && due(begun) < length {
             let channel = channel.next().unwrap().clone();
             calls.spawn(call(channel, Arc::clone(&licenses), start + due(begun)));
             begun += 1;

@@ -181,20 +181,21 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     if !drained {
         bail!("ended at once, by a second signal; what was acknowledged is there");
     }
-    let reread = rereading.end();
+    let reread = rereading.end().map_err(|error| reread_badly(directory, error));
     let ended = async {
         service.end().await;
         stopped.await
     };
-    let Ok(result) = timeout(WRITER_END, ended).await else { return followers.end() };
+    let Ok(result) = timeout(WRITER_END, ended).await else { return followers.end().and(reread) };
     result.context("the writer is gone")??;
     if let Err(error) = store.views.close() {
         tracing::warn!("{error}; the next start rebuilds them");
     }
     followers.end()?;
-    let kept = reread.map(|()| directory.keep_checked(&source, &store.counts, checked_first));
+    reread?;
+    directory.keep_checked(&source, &store.counts, checked_first);
     drop(lock);
-    kept.map_err(|error| reread_badly(directory, error))
+    Ok(())
 }
 
 /// What follows the log: the head file, the tiles, and the archive where there is one.

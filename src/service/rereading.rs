@@ -1,8 +1,8 @@
 //! Reads what a start did not: the records of a long log that were checked before. The server serves
 //! meanwhile, and ends where something was changed.
 
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use tokio::sync::oneshot;
@@ -16,6 +16,8 @@ pub struct Rereading {
     end: mpsc::Sender<()>,
     /// `None`: there is nothing to read.
     thread: Option<thread::JoinHandle<Result<(), HeadError>>>,
+    /// Also where it was told to somebody who did not come to hear it.
+    has_found: Arc<AtomicBool>,
 }
 
 /// What was found, if anything was.
@@ -26,27 +28,32 @@ impl Rereading {
     pub fn spawn(log: Arc<dyn Log>, unread: Option<Checkpoint>) -> std::io::Result<(Self, Found)> {
         let (end, ended) = mpsc::channel();
         let (tell, found) = oneshot::channel();
+        let has_found = Arc::new(AtomicBool::new(false));
+        let found_before = Arc::clone(&has_found);
         let Some(known) = unread else {
             let _ = tell.send(Ok(()));
-            return Ok((Self { end, thread: None }, Found(found)));
+            return Ok((Self { end, thread: None, has_found }, Found(found)));
         };
         let read = move || {
             let result = check_again(log.as_ref(), &known, &ended);
             if result.is_ok() {
                 tracing::info!(records = known.size.0, "the log was read again");
             }
+            found_before.store(result.is_err(), Ordering::Release);
             // Where nobody waits for it any more, it is given to who ends this.
             tell.send(result).or_else(|result| result)
         };
         let thread = thread::Builder::new().name("reread".to_owned()).spawn(read)?;
-        Ok((Self { end, thread: Some(thread) }, Found(found)))
+        Ok((Self { end, thread: Some(thread), has_found }, Found(found)))
     }
 
-    /// Stops, if it is not done; what was found and nobody was told of.
+    /// Stops, if it is not done; an error if anything was found.
     pub fn end(self) -> Result<(), HeadError> {
         // An error means that it has ended already.
         let _ = self.end.send(());
-        self.thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(unread())))
+        let Some(thread) = self.thread else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(unread()))?;
+        if self.has_found.load(Ordering::Acquire) { Err(unread()) } else { Ok(()) }
     }
 }
 
@@ -61,7 +68,7 @@ impl Found {
     }
 }
 
-/// It panicked.
+/// It panicked, or what it found was not heard.
 fn unread() -> HeadError {
-    LogError::Engine("they could not be read to the end".to_owned()).into()
+    LogError::Engine("they do not all read as they were checked".to_owned()).into()
 }

@@ -28,7 +28,7 @@ const MOST_ROWS: usize = 4 * RECENT_ROWS;
 pub(super) struct Recent {
     newest: Rows,
     moving: Option<Moving>,
-    /// Rows are missing, or half changed: nothing may be built on them.
+    /// Rows are missing, or half changed: nothing may be read from them or built on them.
     has_failed: bool,
 }
 
@@ -39,9 +39,10 @@ struct Moving {
 }
 
 impl Recent {
-    pub(super) fn layers<'a>(&'a self, store: &'a Store) -> Layers<'a> {
+    pub(super) fn layers<'a>(&'a self, store: &'a Store) -> Result<Layers<'a>, ViewsError> {
+        self.is_whole()?;
         let moving = self.moving.as_ref().map(|moving| moving.rows.as_ref());
-        Layers { newest: &self.newest, moving, store }
+        Ok(Layers { newest: &self.newest, moving, store })
     }
 
     pub(super) fn changes<'a>(
@@ -288,7 +289,7 @@ mod tests {
                 let bounds = (Bound::Included(range().start), Bound::Excluded(range().end));
                 model.range::<[u8], _>(bounds).map(|(key, value)| (key.clone(), value.clone()))
             };
-            let layers = recent.layers(&store);
+            let layers = recent.layers(&store).unwrap();
             let rows = layers.range(range()).map(Result::unwrap);
             assert!(rows.eq(expected()), "round {round}");
             let rows = layers.range_back(range()).map(Result::unwrap);

@@ -154,7 +154,7 @@ impl Views {
         write_synced(&directory.join(TRUST), "")?;
         let trust = directory.join(TRUST);
         let distrust = move || {
-            // Where this fails too, they will not open either.
+            // Where this fails too, it is tried again when they are closed.
             let _ = write_synced(&trust, "");
         };
         let store = Arc::new(Store::open(&rows, cache_bytes, distrust)?);
@@ -178,6 +178,7 @@ impl Views {
         self.write_recent().settle_all(&self.store)?;
         self.store.sync()?;
         if self.store.has_failed() {
+            self.distrust()?;
             return Err(ViewsError::Damaged("something could not be read before".to_owned()));
         }
         write_synced(&self.directory.join(TRUST), CLOSED)
@@ -186,8 +187,8 @@ impl Views {
     /// Whether both hold the same, row for row.
     pub fn same_as(&self, other: &Self) -> Result<bool, ViewsError> {
         let (ours, theirs) = (self.read_recent(), other.read_recent());
-        let mut theirs = theirs.layers(&other.store).range(row::ALL);
-        for ours in ours.layers(&self.store).range(row::ALL) {
+        let mut theirs = theirs.layers(&other.store)?.range(row::ALL);
+        for ours in ours.layers(&self.store)?.range(row::ALL) {
             match theirs.next().transpose()? {
                 Some(theirs) if theirs == ours? => {}
                 _ => return Ok(false),
@@ -204,7 +205,7 @@ impl Views {
     /// How far they have come.
     pub fn checkpoint(&self) -> Result<Checkpoint, ViewsError> {
         let recent = self.read_recent();
-        let Some(row) = recent.layers(&self.store).get::<CheckpointRow>(row::CHECKPOINT)? else {
+        let Some(row) = recent.layers(&self.store)?.get::<CheckpointRow>(row::CHECKPOINT)? else {
             return Ok(Checkpoint { next: Position::ZERO, last: RecordHash::default() });
         };
         if row.schema != SCHEMA {
@@ -236,7 +237,7 @@ impl Views {
 
     /// The requests that are neither fulfilled nor refused.
     pub fn open_requests(&self) -> Result<Vec<RequestId>, ViewsError> {
-        let ids = self.read_recent().layers(&self.store).ids_below(row::OPEN_REQUESTS)?;
+        let ids = self.read_recent().layers(&self.store)?.ids_below(row::OPEN_REQUESTS)?;
         Ok(ids.into_iter().map(RequestId::from_bytes).collect())
     }
 
@@ -253,13 +254,13 @@ impl Views {
 
     /// Every erasure that there was, in no order.
     pub fn erasures(&self) -> Result<Vec<ErasureId>, ViewsError> {
-        let ids = self.read_recent().layers(&self.store).ids_below(row::ERASURES)?;
+        let ids = self.read_recent().layers(&self.store)?.ids_below(row::ERASURES)?;
         Ok(ids.into_iter().map(ErasureId::from_bytes).collect())
     }
 
     /// The erasures that are not final: to be carried to their end, or to wait for the next epoch.
     pub fn pending_erasures(&self) -> Result<Vec<ErasureId>, ViewsError> {
-        let ids = self.read_recent().layers(&self.store).ids_below(row::PENDING_ERASURES)?;
+        let ids = self.read_recent().layers(&self.store)?.ids_below(row::PENDING_ERASURES)?;
         Ok(ids.into_iter().map(ErasureId::from_bytes).collect())
     }
 
@@ -274,7 +275,7 @@ impl Views {
 
     /// The notices that have not come to their end.
     pub fn notices(&self) -> Result<Vec<NoticeId>, ViewsError> {
-        let ids = self.read_recent().layers(&self.store).ids_below(row::NOTICES)?;
+        let ids = self.read_recent().layers(&self.store)?.ids_below(row::NOTICES)?;
         Ok(ids.into_iter().map(NoticeId::from_bytes).collect())
     }
 
@@ -302,7 +303,7 @@ impl Views {
         let (first, last) = days.into_inner();
         let (first, last) = (row::counts(prefix, first, ""), row::counts(prefix, last, "\u{7F}"));
         let mut days: BTreeMap<Day, ProductCounts> = BTreeMap::new();
-        for row in self.read_recent().layers(&self.store).range(&first..&last) {
+        for row in self.read_recent().layers(&self.store)?.range(&first..&last) {
             let (key, value) = row?;
             let (day, product) = row::day_and_product(prefix, &key).ok_or_else(unreadable)?;
             let product = Product::parse(product).map_err(|_| unreadable())?;
@@ -322,7 +323,7 @@ impl Views {
     /// Persons from an id on, at most `limit`, and fewer only where there are no more.
     pub fn subjects(&self, from: SubjectId, limit: usize) -> Result<Vec<SubjectId>, ViewsError> {
         let recent = self.read_recent();
-        let rows = recent.layers(&self.store).range(&row::subject(from)..row::SUBJECTS_END);
+        let rows = recent.layers(&self.store)?.range(&row::subject(from)..row::SUBJECTS_END);
         rows.take(limit)
             .map(|row| SubjectId::try_from(&row?.0[1..]).map_err(|_| unreadable()))
             .collect()
@@ -382,7 +383,7 @@ impl Views {
         let (first, end) =
             (row::page(id.as_bytes(), Position::ZERO), row::pages_end(id.as_bytes()));
         let mut newest = Vec::new();
-        for page in recent.layers(&self.store).range_back(&first..&end) {
+        for page in recent.layers(&self.store)?.range_back(&first..&end) {
             newest.extend(read_page(&page?.1)?.rev().filter_map(|entry| entry.activated));
             if newest.len() >= limit {
                 break;
@@ -399,7 +400,7 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<Entry>, ViewsError> {
         let recent = self.read_recent();
-        let layers = recent.layers(&self.store);
+        let layers = recent.layers(&self.store)?;
         // The page that `from` is in begins at it or before.
         let mut first = row::page(owner, from);
         let before = layers.range_back(&row::page(owner, Position::ZERO)..&first).next();
@@ -450,7 +451,7 @@ impl Views {
     }
 
     fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, ViewsError> {
-        self.read_recent().layers(&self.store).get(key)
+        self.read_recent().layers(&self.store)?.get(key)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
@@ -21,8 +21,8 @@ const LAST_WORDS: &str = "the views are damaged; start again, and they are rebui
 /// The rows of one log's views.
 pub(super) struct Store {
     engine: Contained<Engine>,
+    has_failed: AtomicBool,
     /// What is done once something cannot be read or written.
-    has_failed: Once,
     distrust: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -54,18 +54,18 @@ impl Store {
         let opened = contain_or_end(LAST_WORDS, open);
         let engine =
             opened.unwrap_or_else(|| Err(ViewsError::Damaged("they cannot be read".to_owned())))?;
-        let (engine, has_failed) = (Contained::new(engine), Once::new());
+        let (engine, has_failed) = (Contained::new(engine), AtomicBool::new(false));
         Ok(Self { engine, has_failed, distrust: Box::new(distrust) })
     }
 
     /// Whether something could not be read or written.
     pub(super) fn has_failed(&self) -> bool {
-        self.has_failed.is_completed()
+        self.has_failed.load(Ordering::Acquire)
     }
 
     fn noted<T>(&self, result: fjall::Result<T>) -> Result<T, ViewsError> {
-        if result.is_err() {
-            self.has_failed.call_once(&self.distrust);
+        if result.is_err() && !self.has_failed.swap(true, Ordering::AcqRel) {
+            (self.distrust)();
         }
         Ok(result?)
     }

@@ -240,3 +240,25 @@ fn distrusted_views_do_not_open() {
     drop(views);
     assert!(Views::open(place.path(), 1 << 20).is_err());
 }
+
+#[test]
+fn a_change_that_was_not_made_to_its_end_is_neither_read_nor_built_on_nor_believed() {
+    let place = tempfile::tempdir().unwrap();
+    let views = Views::open(place.path(), 1 << 20).unwrap();
+    take(&views, pairs(&events()));
+    let at = Timestamp::from_millis(0).unwrap();
+    let (erasure, reason) = (ErasureId::from_bytes([7; 16]), ErasureReason::Request);
+    let authority = Authority::default();
+    let ends = [
+        Event::ErasureBegun { erasure, subject: SUBJECT, reason, authority, at },
+        Event::DataErased { erasure, subject: SUBJECT, reason, records: vec![], epoch: 1, at },
+    ];
+    let ends: Vec<_> = (6..).map(Position).zip(ends).collect();
+    let end = Checkpoint { next: Position(8), last: [9; 32] };
+    let unreadable = |_| Err(ViewsError::Damaged("nobody can tell".to_owned()));
+    assert!(views.apply(pairs(&ends), end, &unreadable).is_err());
+    assert!(views.license(LICENSE).is_err() && views.checkpoint().is_err());
+    assert!(views.apply(pairs(&ends), end, &|_| Ok(false)).is_err());
+    assert!(views.close().is_err());
+    assert_ne!(fs::read_to_string(place.path().join(TRUST)).unwrap(), CLOSED);
+}

@@ -102,8 +102,9 @@ impl Run {
             heard.extend(std::mem::take(&mut *lock(&others)));
         }
         self.check(&heard);
-        // Of two servers one has not seen yet what the other did.
-        if self.compares_often && !self.is_shared() {
+        // Of two servers one has not seen yet what the other did, and one that ended has a start before it.
+        let is_settled = !self.is_shared() && lock(&self.servers[number]).running.is_some();
+        if self.compares_often && is_settled {
             self.compare(number);
         }
     }

@@ -118,6 +118,7 @@ pub fn spawn(parts: Parts) -> Result<(WriterHandle, Stopped), WriterError> {
             let _ = store.views.distrust();
             Err(WriterError::Panicked)
         });
+        drop(store);
         // Nobody may be left to hear it.
         let _ = stopped.send(result);
     };
