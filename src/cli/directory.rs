@@ -300,7 +300,8 @@ impl Directory {
         // Whoever has seen it will ask for a proof that the log goes on from there.
         known.extend(transparency::last_published(&self.tiles_path(), &log_key));
         let before = before.filter(|before| {
-            // A smaller one that was published can only be compared where all is read.
+            // It is good for no more than the head file signs for, and a smaller checkpoint that was
+            // published can only be compared where all is read.
             let is_enough = known.iter().all(|known| known.size >= before.tree.size());
             if !is_enough {
                 tracing::info!("the last checkpoint is older than the last check: all is read");
@@ -351,13 +352,10 @@ impl Directory {
         Ok(Truth { source, counts, before, lock })
     }
 
-    /// What an earlier check found, where the log is so long that it is not to be read whole. It is good
-    /// for no more than the head file signs for.
+    /// What an earlier check found, where the log is so long that it is not to be read whole.
     fn checked_before(&self, config: &Config) -> Option<Checked> {
         let checked = Checked::from_bytes(&fs::read(self.checked_path()).ok()?)?;
-        let head = head::read(&self.head_path(), &self.log_key().ok()?).ok()?;
-        let size = checked.tree.size();
-        (size.0 > config.storage.checked_first && size <= head.size).then_some(checked)
+        (checked.tree.size().0 > config.storage.checked_first).then_some(checked)
     }
 
     /// Keeps what was checked of a long log for the next start, which without it takes longer and finds
