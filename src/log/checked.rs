@@ -107,6 +107,7 @@ mod tests {
     use super::*;
     use crate::log::memory::MemoryLog;
     use crate::log::record::{Header, KeySlot};
+    use crate::log::tree::tests::tree_of;
 
     fn records(count: u64) -> Vec<Vec<u8>> {
         let header = |position| {
@@ -116,17 +117,10 @@ mod tests {
         (0..count).map(|i| record::encode(&header(Position(i)), &[7; 80])).collect()
     }
 
-    fn tree(records: &[Vec<u8>]) -> CompactRange {
-        let mut tree = CompactRange::default();
-        for bytes in records {
-            tree.push(record::hash(bytes));
-        }
-        tree
-    }
-
     #[test]
     fn it_reads_back_and_each_changed_byte_is_found() {
-        let checked = Checked { tree: tree(&records(11)), counts: vec![0, 7, 300, 0, 1], slots: 4 };
+        let checked =
+            Checked { tree: tree_of(&records(11)), counts: vec![0, 7, 300, 0, 1], slots: 4 };
         let bytes = checked.to_bytes();
         assert_eq!(Checked::from_bytes(&bytes), Some(checked));
         for at in 0..bytes.len() {
@@ -141,7 +135,7 @@ mod tests {
     fn what_was_changed_or_lost_since_is_found() {
         let all = records(PAGE as u64 + 10);
         let known = |records: &[Vec<u8>]| {
-            let tree = tree(records);
+            let tree = tree_of(records);
             Checkpoint { size: tree.size(), root: tree.root() }
         };
         let (_end, ended) = mpsc::channel();

@@ -191,6 +191,7 @@ mod tests {
     use crate::domain::Position;
     use crate::log::memory::MemoryLog;
     use crate::log::record::KeySlot;
+    use crate::log::tree::tests::tree_of;
 
     /// From the example of <https://c2sp.org/signed-note>.
     const EXAMPLE_KEY: &str =
@@ -214,11 +215,8 @@ mod tests {
     }
 
     fn checkpoint(records: &[Vec<u8>]) -> Checkpoint {
-        let mut range = CompactRange::default();
-        for bytes in records {
-            range.push(record::hash(bytes));
-        }
-        Checkpoint { size: range.size(), root: range.root() }
+        let tree = tree_of(records);
+        Checkpoint { size: tree.size(), root: tree.root() }
     }
 
     #[test]
@@ -268,18 +266,11 @@ mod tests {
     #[test]
     fn a_tree_that_is_known_is_gone_on_from_and_told_by_the_root() {
         let ten = records(10);
-        let tree = |records: &[Vec<u8>]| {
-            let mut tree = CompactRange::default();
-            for bytes in records {
-                tree.push(record::hash(bytes));
-            }
-            tree
-        };
         for from in 0..=7 {
             let mut read = 0;
             let known = [checkpoint(&ten[..3]), checkpoint(&ten[..7])];
-            let whole = check(&log(&ten), &known, tree(&ten[..from]), |_| read += 1);
-            assert_eq!(whole.unwrap(), tree(&ten));
+            let whole = check(&log(&ten), &known, tree_of(&ten[..from]), |_| read += 1);
+            assert_eq!(whole.unwrap(), tree_of(&ten));
             assert_eq!(read, 10 - from);
         }
         let other = CompactRange::from_parts(Position(4), vec![[7; 32]]).unwrap();

@@ -67,6 +67,15 @@ pub(crate) mod tests {
     use super::*;
     use crate::log::record;
 
+    /// The tree over records.
+    pub(crate) fn tree_of(records: &[Vec<u8>]) -> CompactRange {
+        let mut tree = CompactRange::default();
+        for bytes in records {
+            tree.push(record::hash(bytes));
+        }
+        tree
+    }
+
     /// RFC 6962 §2.1, word for word.
     fn reference(leaves: &[&[u8]]) -> Root {
         match leaves {

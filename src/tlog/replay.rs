@@ -196,6 +196,7 @@ mod tests {
     use super::*;
     use crate::log::memory::MemoryLog;
     use crate::log::record::{Header, KeySlot, RecordError};
+    use crate::log::tree::tests::tree_of;
 
     #[derive(Debug, thiserror::Error)]
     #[error(transparent)]
@@ -226,16 +227,8 @@ mod tests {
         (0..).zip(contents).map(|(position, content)| record(position, content)).collect()
     }
 
-    fn tree(records: &[Vec<u8>]) -> CompactRange {
-        let mut tree = CompactRange::default();
-        for bytes in records {
-            tree.push(record::hash(bytes));
-        }
-        tree
-    }
-
     fn known(records: &[Vec<u8>]) -> Known {
-        let tree = tree(records);
+        let tree = tree_of(records);
         let checkpoint = Checkpoint { size: tree.size(), root: tree.root() };
         Known { checkpoint, source: SOURCE.to_owned() }
     }
@@ -255,11 +248,11 @@ mod tests {
         let all = records(0..20);
         let checkpoints = || [0, 1, 7, 20].map(|size| known(&all[..size])).to_vec();
         for tiles in [&all[..], &all[..5], &[]] {
-            assert_eq!(replayed(&all, checkpoints(), tiles).unwrap(), tree(&all));
+            assert_eq!(replayed(&all, checkpoints(), tiles).unwrap(), tree_of(&all));
         }
         // Tiles are signed by nobody.
         let wrong = records(100..120);
-        assert_eq!(replayed(&all, checkpoints(), &wrong).unwrap(), tree(&all));
+        assert_eq!(replayed(&all, checkpoints(), &wrong).unwrap(), tree_of(&all));
     }
 
     #[test]
