@@ -354,7 +354,11 @@ impl Directory {
 
     /// What an earlier check found, where the log is so long that it is not to be read whole.
     fn checked_before(&self, config: &Config) -> Option<Checked> {
-        let checked = Checked::from_bytes(&fs::read(self.checked_path()).ok()?)?;
+        let checked = Checked::from_bytes(&fs::read(self.checked_path()).ok()?);
+        if checked.is_none() {
+            tracing::warn!("what was checked before is damaged: the log is read whole");
+        }
+        let checked = checked?;
         (checked.tree.size().0 > config.storage.checked_first).then_some(checked)
     }
 

@@ -5,7 +5,8 @@ restart has all that was acknowledged, once.
 A directory with some history is copied for each trial. In one server's life on it, from its start over
 every kind of change to its end, the Nth call of one kind fails (`faults.c`); then a server without
 faults starts on what is left. N goes over some calls on each file, or, with `COUNTERSIGN_FAULTS=all`,
-over all of them until a life ends without having come to its Nth call.
+over all of them until a life ends without having come to its Nth call. The log is read whole at a start,
+or what was checked before is read again behind the serving server, as of a long one.
 """
 
 import collections
@@ -39,6 +40,13 @@ KINDS = (
     ("unlink", "EIO"),
     ("mkdir", "ENOSPC"),
 )
+EVERYTHING = os.environ.get("COUNTERSIGN_FAULTS") == "all"
+# On a log that is read whole at a start, on a long one that is read again behind the server, or both.
+CASES = [
+    pytest.param(call, error, is_long, id=f"{call}-{error}-{'long' if is_long else 'whole'}")
+    for number, (call, error) in enumerate(KINDS)
+    for is_long in ((False, True) if EVERYTHING else (number % 2 == 0,))
+]
 # What the server goes on without, or makes anew: nothing that is acknowledged depends on it.
 DISPOSABLE = re.compile(r"views|tiles|run|data/head|data/vault\.next|keys/master\.key\.next|data/lock")
 CHANGES = ("write", "sync", "truncate", "rename")
@@ -61,8 +69,13 @@ def shim(tmp_path_factory):
 class History:
     """What a directory holds whose server was killed, and what is to be asked of the next one."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, is_long):
         server = Server(directory)
+        if is_long:
+            with open(directory / "countersign.toml", "a") as config:
+                config.write("\n[storage]\nchecked_first = 1\n")
+            server.stop()
+            server.start()
         self.license = server.issue(email=ADA, seats=50)
         self.asked = [activation(self.license, email=ADA) for _ in range(4)]
         self.receipts = [server.activate(asked) for asked in self.asked]
@@ -304,10 +317,10 @@ def some(files):
     return sorted(chosen)
 
 
-@pytest.mark.parametrize("call,error", KINDS, ids=[f"{call}-{error}" for call, error in KINDS])
-def test_whichever_call_fails_nothing_acknowledged_is_lost(tmp_path, shim, call, error):
+@pytest.mark.parametrize("call,error,is_long", CASES)
+def test_whichever_call_fails_nothing_acknowledged_is_lost(tmp_path, shim, call, error, is_long):
     whole = tmp_path / "whole"
-    history = History(whole)
+    history = History(whole, is_long)
     counted = FaultyServer(tmp_path / "counted" / "data", whole, shim, call, 0, error)
     assert counted.starts_with_the_fault()
     life = Life(counted, history)
@@ -318,8 +331,7 @@ def test_whichever_call_fails_nothing_acknowledged_is_lost(tmp_path, shim, call,
     files = [line.split(" ", 1)[1] for line in counted.report.read_text().splitlines()]
 
     outcomes, wrong = collections.Counter(), []
-    everything = os.environ.get("COUNTERSIGN_FAULTS") == "all"
-    numbers = range(1, len(files) + 100) if everything else some(files)
+    numbers = range(1, len(files) + 100) if EVERYTHING else some(files)
     for number in numbers:
         place = tmp_path / str(number)
         try:
@@ -329,7 +341,7 @@ def test_whichever_call_fails_nothing_acknowledged_is_lost(tmp_path, shim, call,
             continue
         finally:
             shutil.rmtree(place, ignore_errors=True)
-        if everything and not failed:
+        if EVERYTHING and not failed:
             break
         file = re.sub(r"[0-9A-Fa-f]{8,}", "#", failed[1]) if failed else "none"
         outcomes[file, came_of_it] += 1

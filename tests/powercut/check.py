@@ -8,7 +8,7 @@ import grpc
 
 from countersign.v1 import activation_pb2, history_pb2, license_pb2, privacy_pb2
 from history import Activation, License
-from scenario import backup_of, reason, request_of
+from scenario import LONG_LOG, backup_of, reason, request_of
 from server import BINARY, DEADLINE, Refused, Server
 
 ROLES = ("issuer", "support", "privacy")
@@ -309,6 +309,8 @@ def check(root, history, at, rng, log_path):
             return wrong
         expected = Expected(replace(history, licenses=[], activations=[]), 0)
     check_keys_destroyed(directory, expected, wrong)
+    if rng.random() < 0.3:
+        read_whole(directory)
     if expected.backups:
         command(wrong, "--dir", directory, "verify", backup_of(directory))
     kills = rng.random() < 0.5
@@ -330,6 +332,15 @@ def check(root, history, at, rng, log_path):
     if expected.backups:
         check_restored(directory, Expected(history, expected.backups[-1].begun, at), rng, wrong)
     return wrong
+
+
+def read_whole(directory):
+    """Has the log read whole at starts, as one that is not long."""
+    path = f"{directory}/countersign.toml"
+    with open(path, encoding="utf-8") as file:
+        config = file.read()
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(config.replace(LONG_LOG, ""))
 
 
 def check_restored(directory, expected, rng, wrong):

@@ -34,19 +34,21 @@ MANY = 270
 # The head file is written every five seconds while the log moves.
 HEAD_DEADLINE = 30
 PACE = 0.2
+# From then on every log is long: what was checked before is read again behind the serving server.
+LONG_LOG = "[storage]\nchecked_first = 1"
 
 
 class Process:
     """A command that a launcher started; its output comes through a pipe."""
 
-    def __init__(self, launch, arguments, pipe, log):
+    def __init__(self, launch, command, pipe, log):
         os.mkfifo(pipe)
-        command = " ".join(f"'{argument}'" for argument in (BINARY, *arguments))
+        command = " ".join(f"'{word}'" for word in command)
         launch(f"{{ echo $BASHPID; exec {command}; }} > '{pipe}' 2>> '{log}'")
         # An open that waits for the writer would wait for ever where there is no launcher.
         descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         if not select.select([descriptor], [], [], DEADLINE)[0]:
-            raise TimeoutError(f"nothing runs {arguments}")
+            raise TimeoutError(f"nothing runs {command}")
         os.set_blocking(descriptor, True)
         self.output = os.fdopen(descriptor, encoding="utf-8")
         os.unlink(pipe)
@@ -82,24 +84,36 @@ class Run:
 
     # -- processes
 
-    def start_process(self, *arguments):
+    def start_process(self, *command):
         self.started += 1
-        arguments = ("--dir", self.directory, *arguments)
-        return Process(self.launch, arguments, self.scratch / f"out-{self.started}", self.log)
+        return Process(self.launch, command, self.scratch / f"out-{self.started}", self.log)
+
+    def start_server(self, *arguments):
+        return self.start_process(BINARY, "--dir", self.directory, *arguments)
 
     def command(self, *arguments):
-        output = self.start_process(*arguments).wait()
+        output = self.start_server(*arguments).wait()
         if not output:
             raise RuntimeError(f"{arguments} failed: {self.log.read_text()[-2000:]}")
         return output
 
     def serve(self, *options):
-        self.process = self.start_process(*SERVE, *options)
+        self.process = self.start_server(*SERVE, *options)
         line = self.process.output.readline()
         addresses = LISTENING.fullmatch(line)
         if not addresses:
             raise RuntimeError(f"no server: {line!r} {self.log.read_text()[-2000:]}")
         self.clients = Clients(self.directory, *addresses.groups(), ROLES)
+
+    def configure(self, lines):
+        """Puts lines at the end of the configuration, by a new file, as who fears a power cut does."""
+        path = f"{self.directory}/countersign.toml"
+        new = 'cp -p "$0" "$0.new" && printf "%s\\n" "$@" | tee -a "$0.new" && sync "$0.new"'
+        script = f'{new} && mv "$0.new" "$0" && sync "${{0%/*}}"'
+        self.start_process("sh", "-c", script, path, *lines.splitlines()).wait()
+        with open(path, encoding="utf-8") as file:
+            if lines not in file.read():
+                raise RuntimeError("the configuration was not written")
 
     def abandon(self):
         """Leaves no process behind where something went wrong."""
@@ -260,6 +274,7 @@ def whole_life(run):
     run.rotate()
     run.phase("restart")
     run.end()
+    run.configure(LONG_LOG)
     run.serve()
     at_once(2, [(run.activate, ada)] * 4)
     run.phase("rectify")
