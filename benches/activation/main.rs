@@ -3,7 +3,8 @@
 //! reply. Real processes, real TLS, a real disk; server and load share the machine, so only the ratio
 //! means something.
 //!
-//! After that an open loop, at half of what eight connections got through, and at four times that.
+//! After that an open loop, at half of what eight connections got through, and at four times that; calls
+//! of apps and staff mixed; and backups and sweeps meanwhile.
 //!
 //! With `--tree` the floor is the server itself where it makes no tiles of the log's tree, and the server
 //! publishes a checkpoint each second, or every so many.
@@ -12,6 +13,7 @@
 
 mod floor;
 mod load;
+mod mixed;
 mod open;
 #[path = "../support/mod.rs"]
 mod support;
@@ -23,7 +25,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
 use countersign::proto::v1::{GetHistoryRequest, Purpose, get_history_request};
@@ -136,7 +138,13 @@ async fn run(options: &Options) -> Option<String> {
             open.push((factor, outcome));
         }
     }
-    report(&rounds, &open, sync, options.tree);
+    let mut mixes = Value::Null;
+    if !options.tree {
+        let (measured, activations) =
+            mixed::run(&countersign, &licenses, length, options.rounds).await;
+        (mixes, acknowledged) = (measured, acknowledged + activations);
+    }
+    report(&rounds, &open, &mixes, sync, options.tree);
     let recorded = activations(&countersign, &licenses).await;
     (recorded != acknowledged)
         .then(|| format!("{acknowledged} activations were acknowledged, {recorded} are recorded"))
@@ -226,7 +234,7 @@ impl Figures {
     }
 }
 
-fn report(rounds: &[Rounds], open: &[(f64, Outcome)], sync: f64, is_of_tree: bool) {
+fn report(rounds: &[Rounds], open: &[(f64, Outcome)], mixes: &Value, sync: f64, is_of_tree: bool) {
     println!("one write and fdatasync of 300 bytes on this disk: {sync:.0} µs at the median");
     let mut rows = Vec::new();
     for ((scenario, aim), rounds) in SCENARIOS.iter().zip(rounds) {
@@ -262,8 +270,9 @@ fn report(rounds: &[Rounds], open: &[(f64, Outcome)], sync: f64, is_of_tree: boo
         }));
     }
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("activation.json");
-    let numbers =
-        json!({ "write_and_fdatasync_p50_us": sync, "scenarios": rows, "open_loops": loops });
+    let numbers = json!({
+        "write_and_fdatasync_p50_us": sync, "scenarios": rows, "open_loops": loops, "mixes": mixes,
+    });
     std::fs::write(&path, format!("{numbers:#}\n")).unwrap();
     println!("\nThe same as JSON: {}", path.display());
 }

@@ -1,0 +1,175 @@
+//! Apps and staff at the same time, and apps beside what an operator does meanwhile.
+//!
+//! Of the calls of a mix nine of ten are activations and checks, and one is a history that staff look at. It
+//! is compared with what these calls cost alone. Work in the background goes on for as long as the load
+//! does; the load is compared with itself, before and after without it.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use countersign::proto::v1::history_service_client::HistoryServiceClient;
+use countersign::proto::v1::privacy_service_client::PrivacyServiceClient;
+use countersign::proto::v1::{
+    CheckRequest, GetHistoryRequest, Purpose, SweepRetentionRequest, get_history_request,
+};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+
+use crate::load::{endpoint, request};
+use crate::support::servers::{Countersign, License, command};
+
+const CONNECTIONS: usize = 8;
+const IN_FLIGHT: usize = 16;
+/// The share of staff's calls in a mix.
+const STAFF: f64 = 0.1;
+/// The most that work in the background may cost.
+const AIM: f64 = 0.85;
+
+/// What an operator does while apps activate.
+#[derive(Clone, Copy)]
+enum Background {
+    Backup,
+    Sweep,
+}
+
+#[derive(Clone)]
+struct Worker {
+    app: ActivationServiceClient<Channel>,
+    support: HistoryServiceClient<Channel>,
+    licenses: Arc<[License]>,
+    /// Acknowledged.
+    activations: Arc<AtomicU64>,
+}
+
+impl Worker {
+    /// Calls until the end; how often. `staff` is the share of histories.
+    async fn run(mut self, staff: f64, end: Instant) -> u64 {
+        let (mut receipt, mut calls) = (None, 0);
+        while Instant::now() < end {
+            if rand::random_bool(staff) {
+                self.look().await;
+            } else if let Some(receipt) = receipt.take() {
+                self.app.check(CheckRequest { receipt }).await.unwrap();
+            } else {
+                let answer = self.app.activate(request(&self.licenses)).await.unwrap();
+                receipt = Some(answer.into_inner().receipt);
+                self.activations.fetch_add(1, Ordering::Relaxed);
+            }
+            calls += 1;
+        }
+        calls
+    }
+
+    async fn look(&mut self) {
+        let License { email, .. } = &self.licenses[rand::random_range(0..self.licenses.len())];
+        let request = GetHistoryRequest {
+            person: Some(get_history_request::Person::Email(email.clone())),
+            purpose: Purpose::CustomerSupport.into(),
+        };
+        self.support.get_history(request).await.unwrap();
+    }
+}
+
+/// What was measured, as it is printed and as JSON; and how many activations were acknowledged.
+pub(crate) async fn run(
+    server: &Countersign,
+    licenses: &[License],
+    length: Duration,
+    rounds: u64,
+) -> (Value, u64) {
+    let mut workers = Vec::new();
+    let activations = Arc::new(AtomicU64::new(0));
+    for _ in 0..CONNECTIONS {
+        let app = endpoint(&server.server.address, &server.ca()).connect().await.unwrap();
+        workers.push(Worker {
+            app: ActivationServiceClient::new(app),
+            support: HistoryServiceClient::new(server.staff("support").await),
+            licenses: licenses.into(),
+            activations: Arc::clone(&activations),
+        });
+    }
+    let rate = async |staff| per_second(&workers, staff, length).await;
+
+    let (mut mixed, mut expected) = (0.0, 0.0);
+    let mut beside = [(Background::Backup, 0.0, 0.0), (Background::Sweep, 0.0, 0.0)];
+    for _ in 0..rounds {
+        let (apps, staff) = (rate(0.0).await, rate(1.0).await);
+        // As long as both take one after the other.
+        expected += 1.0 / ((1.0 - STAFF) / apps + STAFF / staff);
+        mixed += rate(STAFF).await;
+        for (background, busy, calm) in &mut beside {
+            let before = rate(0.0).await;
+            *busy += beside_work(server, *background, rate(0.0)).await;
+            *calm += f64::midpoint(before, rate(0.0).await);
+        }
+    }
+    let mut rows = vec![("nine calls of apps and one of staff", 1.0, mixed / expected)];
+    for (background, busy, calm) in beside {
+        let name = match background {
+            Background::Backup => "apps beside backups, one after another",
+            Background::Sweep => "apps beside sweeps, one after another",
+        };
+        rows.push((name, AIM, busy / calm));
+    }
+    println!("\nmixed, {CONNECTIONS} x {IN_FLIGHT} in flight, beside what it costs by itself");
+    for (name, aim, ratio) in &rows {
+        println!("  {name:40} {ratio:.2} (aim {aim})");
+    }
+    let rows = rows.iter().map(|(name, _, ratio)| json!({ "scenario": name, "ratio": ratio }));
+    (rows.collect(), activations.load(Ordering::Relaxed))
+}
+
+/// Calls a second.
+#[allow(clippy::cast_precision_loss)] // far below 2^52
+async fn per_second(workers: &[Worker], staff: f64, length: Duration) -> f64 {
+    let (start, mut running) = (Instant::now(), JoinSet::new());
+    for worker in workers {
+        for _ in 0..IN_FLIGHT {
+            running.spawn(worker.clone().run(staff, start + length));
+        }
+    }
+    let calls: u64 = running.join_all().await.into_iter().sum();
+    calls as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The load's figure, while the background's work is done over and over.
+async fn beside_work<T>(
+    server: &Countersign,
+    background: Background,
+    load: impl Future<Output = T>,
+) -> T {
+    let is_over = AtomicBool::new(false);
+    let load = async {
+        let result = load.await;
+        is_over.store(true, Ordering::Relaxed);
+        result
+    };
+    let work = async {
+        let mut privacy = PrivacyServiceClient::new(server.staff("privacy").await);
+        while !is_over.load(Ordering::Relaxed) {
+            match background {
+                Background::Backup => back_up(&server.directory).await,
+                Background::Sweep => {
+                    let request = SweepRetentionRequest::default();
+                    privacy.sweep_retention(request).await.unwrap();
+                }
+            }
+        }
+    };
+    tokio::join!(load, work).0
+}
+
+/// A whole backup, to a place of its own.
+async fn back_up(directory: &Path) {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut command = command(directory);
+    command.arg("backup").arg(place.path().join("backup"));
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let status = tokio::task::spawn_blocking(move || command.status()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
+}
