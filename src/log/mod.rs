@@ -5,6 +5,7 @@
 //! of another. What an engine returns is not yet believed: whoever reads a record checks its checksum, its position and its seal.
 
 pub mod checked;
+mod chunk;
 pub mod codec;
 pub(crate) mod contained;
 pub mod durability;

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 
 use ::sled::Db;
 
+use super::chunk::{COMMIT, MORE, chunk, foreign, parts, position};
 use super::contained::{Contained, contain};
 use super::durability::{Flush, make_flush_durable};
-use super::record::RecordError;
 use super::tail::Tail;
 use super::{Append, Log, LogError};
 use crate::domain::Position;
@@ -162,64 +162,6 @@ fn plain(error: io::Error) -> io::Error {
     }
 }
 
-/// The mark of an append's last chunk, and of those before it. No flipped bit makes one the other.
-const COMMIT: u8 = 0xA5;
-const MORE: u8 = 0x5A;
-
-/// How long a chunk may get. sled moves what is longer than 128 KiB into files that it never syncs, and
-/// up to 17 chunks go into one node, which it writes as a whole.
-const CHUNK_BYTES: usize = 4096;
-
-/// A record's length stands before it.
-type Length = u16;
-
-/// Puts records together, as many as fit a chunk, with its mark still to come.
-fn chunk(records: &[Vec<u8>]) -> Result<(Vec<u8>, usize), LogError> {
-    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-    let mut count = 0;
-    for record in records {
-        let is_full = chunk.len() + size_of::<Length>() + record.len() >= CHUNK_BYTES;
-        if is_full && count > 0 {
-            break;
-        }
-        let length = Length::try_from(record.len()).map_err(|_| too_long())?;
-        chunk.extend_from_slice(&length.to_be_bytes());
-        chunk.extend_from_slice(record);
-        count += 1;
-    }
-    Ok((chunk, count))
-}
-
-fn too_long() -> LogError {
-    io::Error::new(io::ErrorKind::InvalidInput, "a record is longer than 65,535 bytes").into()
-}
-
-/// The records in a chunk, whose first is at `position`, and its mark.
-fn parts(position: Position, value: &[u8]) -> Result<(Vec<&[u8]>, u8), LogError> {
-    let damaged = |records: &[&[u8]]| {
-        LogError::Damaged(position.plus(records.len() as u64), RecordError::Short)
-    };
-    let mut records: Vec<&[u8]> = Vec::with_capacity(CHUNK_BYTES / 256);
-    let (&mark, mut rest) = value.split_last().ok_or_else(|| damaged(&records))?;
-    while !rest.is_empty() {
-        let record = rest.split_first_chunk().and_then(|(length, rest)| {
-            rest.split_at_checked(Length::from_be_bytes(*length).into())
-        });
-        let (record, after) = record.ok_or_else(|| damaged(&records))?;
-        records.push(record);
-        rest = after;
-    }
-    if records.is_empty() { Err(damaged(&records)) } else { Ok((records, mark)) }
-}
-
-fn foreign() -> LogError {
-    LogError::Engine("they hold what this software did not write".to_owned())
-}
-
-fn position(key: &[u8]) -> Result<Position, LogError> {
-    Ok(Position(u64::from_be_bytes(key.try_into().map_err(|_| foreign())?)))
-}
-
 impl Log for SledLog {
     fn head(&self) -> Result<Position, LogError> {
         let Some((key, value)) = self.db.last().map_err(engine)? else { return Ok(Position::ZERO) };
@@ -280,6 +222,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt as _, SeedableRng as _};
 
+    use super::super::chunk::CHUNK_BYTES;
     use super::*;
 
     fn log(directory: &Path) -> SledLog {
@@ -489,18 +432,6 @@ mod tests {
         let longest = log.db.iter().values().map(|value| value.unwrap().len()).max();
         assert!(longest.unwrap() <= CHUNK_BYTES);
         assert!(log.append(log.head().unwrap(), &[vec![0; 70_000]]).is_err());
-    }
-
-    #[test]
-    fn a_chunk_that_ends_within_a_record_names_its_position() {
-        let (mut value, _) = chunk(&[vec![1; 10], vec![2; 10]]).unwrap();
-        value.push(COMMIT);
-        value.remove(15);
-        let damaged = parts(Position(5), &value).unwrap_err();
-        assert!(matches!(damaged, LogError::Damaged(Position(6), RecordError::Short)), "{damaged}");
-        for value in [&[][..], &[COMMIT]] {
-            assert!(matches!(parts(Position(5), value), Err(LogError::Damaged(Position(5), _))));
-        }
     }
 
     #[test]
