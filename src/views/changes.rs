@@ -6,17 +6,13 @@ use serde::de::DeserializeOwned;
 use super::layers::ChangedLayers;
 use super::row::{
     self, ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
-    NoticeRow, PagesRow, RequestRow, SCHEMA, SubjectRow,
+    NoticeRow, PAGE_ENTRIES, PagesRow, RequestRow, SCHEMA, SubjectRow, unreadable,
 };
-use super::{Checkpoint, ViewsError, unreadable};
+use super::{Checkpoint, ViewsError};
 use crate::domain::{
     ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position, RequestId, Status,
     SubjectId,
 };
-
-/// How many entries a page has. The engine's cost is by the row, so that a row for each entry would make
-/// up half of what an activation costs the views; longer pages would be rewritten for too long.
-pub(super) const PAGE_ENTRIES: u8 = 32;
 
 /// Whether what is at a position is erased.
 pub type IsErased<'a> = &'a dyn Fn(Position) -> Result<bool, ViewsError>;
@@ -447,7 +443,7 @@ impl<'a> Changes<'a> {
         let pages: Vec<_> = self.rows.all().range(&first..&end).collect::<Result<_, _>>()?;
         let mut entries = Vec::new();
         for (key, page) in pages {
-            entries.extend(super::read_entry_rows(&page)?);
+            entries.extend(row::read_entry_rows(&page)?);
             self.delete(key);
         }
         Ok(entries)

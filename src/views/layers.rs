@@ -11,8 +11,9 @@ use std::thread::{self, JoinHandle};
 
 use serde::de::DeserializeOwned;
 
+use super::ViewsError;
+use super::row::{read, unreadable};
 use super::store::Store;
-use super::{ViewsError, read, unreadable};
 
 /// Rows by their keys. `None`: deleted.
 pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;

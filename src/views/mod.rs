@@ -27,11 +27,11 @@ use crate::domain::{
     Product, RequestId, Status, Subject, SubjectId,
 };
 use crate::log::record::RecordHash;
-use changes::{Changes, PAGE_ENTRIES};
+use changes::Changes;
 use layers::Recent;
 use row::{
-    ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
-    NoticeRow, RequestRow, SCHEMA, SubjectRow,
+    ActivationRow, CheckpointRow, CountsRow, EntryKind, ErasureRow, LicenseRow, NoticeRow,
+    RequestRow, SCHEMA, SubjectRow, read, read_entry_rows, unreadable,
 };
 use store::Store;
 
@@ -467,24 +467,6 @@ fn read_page(bytes: &[u8]) -> Result<impl DoubleEndedIterator<Item = Entry>, Vie
         let disclosed = matches!(row.kind, EntryKind::Disclosed);
         Entry { position: Position(row.position), issued, activated, disclosed }
     }))
-}
-
-fn read_entry_rows(mut bytes: &[u8]) -> Result<Vec<EntryRow>, ViewsError> {
-    let mut entries = Vec::with_capacity(PAGE_ENTRIES.into());
-    while !bytes.is_empty() {
-        let (row, rest) = postcard::take_from_bytes(bytes).map_err(|_| unreadable())?;
-        bytes = rest;
-        entries.push(row);
-    }
-    Ok(entries)
-}
-
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewsError> {
-    postcard::from_bytes(bytes).map_err(|_| unreadable())
-}
-
-fn unreadable() -> ViewsError {
-    ViewsError::Damaged("a row is missing or cannot be read".to_owned())
 }
 
 fn write_synced(path: &Path, text: &str) -> Result<(), ViewsError> {

@@ -1,9 +1,10 @@
 //! The rows, and the keys they are found by. Ids and positions only: never a tag, an address or a
 //! time.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ViewsError, unreadable};
+use super::ViewsError;
 use crate::domain::{
     ActivationId, Day, ErasureId, LicenseId, NoticeId, Position, RequestId, RestrictionKind,
     Status, SubjectId,
@@ -102,6 +103,10 @@ pub(super) struct CountsRow {
     pub(super) license_persons: u32,
     pub(super) activation_persons: u32,
 }
+
+/// How many entries a page has. The engine's cost is by the row, so that a row for each entry would make
+/// up half of what an activation costs the views; longer pages would be rewritten for too long.
+pub(super) const PAGE_ENTRIES: u8 = 32;
 
 /// One event of a person or of a license. A page is some of them, one after the other.
 #[derive(Serialize, Deserialize, Clone, Copy)]
@@ -245,4 +250,25 @@ pub(super) fn status_from_row(status: u8) -> Option<Status> {
         2 => Some(Status::Revoked),
         _ => None,
     }
+}
+
+/// The entries of a page.
+pub(super) fn read_entry_rows(mut bytes: &[u8]) -> Result<Vec<EntryRow>, ViewsError> {
+    let mut entries = Vec::with_capacity(PAGE_ENTRIES.into());
+    while !bytes.is_empty() {
+        let (row, rest) = postcard::take_from_bytes(bytes).map_err(|_| unreadable())?;
+        bytes = rest;
+        entries.push(row);
+    }
+    Ok(entries)
+}
+
+/// Reads a row.
+pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewsError> {
+    postcard::from_bytes(bytes).map_err(|_| unreadable())
+}
+
+/// Why a row cannot be what was written.
+pub(super) fn unreadable() -> ViewsError {
+    ViewsError::Damaged("a row is missing or cannot be read".to_owned())
 }
