@@ -44,10 +44,9 @@ impl<'a> Changes<'a> {
                 let product = terms.product.as_str();
                 let is_new =
                     self.is_new_person(row::LICENSE_PERSONS, at.day(), product, *subject)?;
-                self.count(at.day(), product, |counts| {
-                    counts.licenses += 1;
-                    counts.license_persons += u32::from(is_new);
-                })?;
+                let license_persons = is_new.into();
+                let more = Counts { licenses: 1, license_persons, ..Counts::default() };
+                self.count(row::counts(row::UNCOUNTED, at.day(), product), more)?;
                 self.issued(*license, *subject, product, Status::Active, position)
             }
             Event::LicenseKept { license, subject, terms, suspended, .. } => {
@@ -58,10 +57,9 @@ impl<'a> Changes<'a> {
                 let (product, subject) = self.activated(*license, *activation, position)?;
                 let is_new =
                     self.is_new_person(row::ACTIVATION_PERSONS, at.day(), &product, subject)?;
-                self.count(at.day(), &product, |counts| {
-                    counts.activations += 1;
-                    counts.activation_persons += u32::from(is_new);
-                })
+                let activation_persons = is_new.into();
+                let more = Counts { activations: 1, activation_persons, ..Counts::default() };
+                self.count(row::counts(row::UNCOUNTED, at.day(), &product), more)
             }
             Event::ActivationKept { license, activation, .. } => {
                 self.activated(*license, *activation, position).map(drop)
@@ -201,23 +199,24 @@ impl<'a> Changes<'a> {
         self.of_license(license, position, kind, |row| {
             product.clone_from(&row.product);
             subject = SubjectId::from_bytes(row.subject);
-            row.activations += 1;
+            row.activations = row.activations.checked_add(1)?;
             row.used = row.used.checked_add(1)?;
             Some(())
         })?;
         Ok((product, subject))
     }
 
-    /// Counts what happened on a day, which no event states yet.
-    fn count(
-        &mut self,
-        day: Day,
-        product: &str,
-        count: impl FnOnce(&mut CountsRow),
-    ) -> Result<(), ViewsError> {
-        let key = row::counts(row::UNCOUNTED, day, product);
+    /// Adds to the counts of a day and a product. They are small, or their row is not what was written.
+    fn count(&mut self, key: Vec<u8>, more: Counts) -> Result<(), ViewsError> {
         let mut counts: CountsRow = self.rows.all().get(&key)?.unwrap_or_default();
-        count(&mut counts);
+        for (sum, more) in [
+            (&mut counts.licenses, more.licenses),
+            (&mut counts.activations, more.activations),
+            (&mut counts.license_persons, more.license_persons),
+            (&mut counts.activation_persons, more.activation_persons),
+        ] {
+            *sum = sum.checked_add(more).ok_or_else(unreadable)?;
+        }
         self.put(key, &counts)
     }
 
@@ -264,13 +263,7 @@ impl<'a> Changes<'a> {
             self.delete(row::counts(row::LICENSE_PERSONS, day, product));
             self.delete(row::counts(row::ACTIVATION_PERSONS, day, product));
         }
-        let key = row::counts(row::COUNTED, day, product);
-        let mut counts: CountsRow = self.rows.all().get(&key)?.unwrap_or_default();
-        counts.licenses += more.licenses;
-        counts.activations += more.activations;
-        counts.license_persons += more.license_persons;
-        counts.activation_persons += more.activation_persons;
-        self.put(key, &counts)
+        self.count(row::counts(row::COUNTED, day, product), more)
     }
 
     fn status(
@@ -470,7 +463,7 @@ impl<'a> Changes<'a> {
             *pages = PagesRow { newest: entry.position, entries: 0 };
             self.rows.newest.insert(row::page(owner, Position(pages.newest)), Some(Vec::new()));
         }
-        pages.entries += 1;
+        pages.entries = pages.entries.checked_add(1).ok_or_else(unreadable)?;
         let page = self.rows.bytes(row::page(owner, Position(pages.newest)))?.as_mut();
         let page = page.ok_or_else(unreadable)?;
         *page = postcard::to_extend(&entry, std::mem::take(page)).map_err(|_| unreadable())?;

@@ -241,6 +241,48 @@ fn distrusted_views_do_not_open() {
     assert!(Views::open(place.path(), 1 << 20).is_err());
 }
 
+/// What a row holds is damaged, and its engine did not see it.
+#[test]
+fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
+    let (day, product) = (Day(0), "p");
+    let full = CountsRow { activations: u32::MAX, ..CountsRow::default() };
+    let counts = (row::counts(row::UNCOUNTED, day, product), postcard::to_stdvec(&full).unwrap());
+    let license = |activations, entries| {
+        let row = LicenseRow {
+            subject: *SUBJECT.as_bytes(),
+            issued: 1,
+            status: 0,
+            used: 1,
+            activations,
+            product: product.to_owned(),
+            pages: row::PagesRow { newest: 2, entries },
+        };
+        (row::license(LICENSE), postcard::to_stdvec(&row).unwrap())
+    };
+    let new = Event::Activated {
+        license: LICENSE,
+        activation: activation(12),
+        signing_key: SigningKeyId::from_bytes([0; 32]),
+        lease_until: None,
+        at: Timestamp::from_millis(0).unwrap(),
+    };
+    for (damaged, is_borne) in [
+        (license(2, 4), true),
+        (license(u64::MAX, 4), false),
+        (license(2, u8::MAX), false),
+        (counts, false),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let views = Views::open(place.path(), 1 << 20).unwrap();
+        take(&views, pairs(&events()));
+        views.close().unwrap();
+        views.store.write([(&damaged.0, &Some(damaged.1))]).unwrap();
+        let end = Checkpoint { next: Position(7), last: [9; 32] };
+        let applied = views.apply([(Position(6), &new)], end, &|_| Ok(false));
+        assert_eq!(applied.is_ok(), is_borne, "{applied:?}");
+    }
+}
+
 #[test]
 fn a_change_that_was_not_made_to_its_end_is_neither_read_nor_built_on_nor_believed() {
     let place = tempfile::tempdir().unwrap();
