@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use countersign::backup::manifest::Manifest;
 use countersign::backup::segment::Builder;
-use countersign::domain::Position;
+use countersign::domain::{Position, Timestamp};
 use countersign::log::head::{Checkpoint, LogKey};
 use countersign::log::record::{self, Header, KeySlot};
 use countersign::log::tree::CompactRange;
@@ -77,6 +77,7 @@ fn write_all() {
         seeds.write("text", name, text.as_bytes());
     }
     calls(&seeds);
+    frames(&seeds);
     // Damage to a vault: nothing, cut short, some bytes, slots elsewhere.
     seeds.write("vault", "whole", &[0, 0, 0]);
     seeds.write("vault", "cut", &[1, 0x02, 0x80]);
@@ -89,7 +90,7 @@ fn write_all() {
 }
 
 fn events(seeds: &Seeds, golden: &str) {
-    let mut all = Vec::new();
+    let (mut all, mut events) = (Vec::new(), Vec::new());
     for (number, line) in golden.lines().enumerate() {
         let (_, hex) = line.split_once(": ").unwrap();
         let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
@@ -98,8 +99,29 @@ fn events(seeds: &Seeds, golden: &str) {
         framed.extend_from_slice(&event);
         seeds.write("event", &number.to_string(), &framed);
         all.extend_from_slice(&framed);
+        events.push(event);
     }
     seeds.write("event", "all", &all);
+
+    // The same to rows of views: how, and the event; and in between a row that changes.
+    let mut steps = Vec::new();
+    for (number, event) in (0u8..).zip(&events) {
+        let length = u16::try_from(event.len() + 1).unwrap().to_be_bytes();
+        steps.extend([length.as_slice(), &[0x40], event].concat());
+        seeds.write("rows", &format!("before {number}"), &steps);
+        let changed = [&steps, &[0, 5, 1, number, 0, 1, 1][..], &length, &[0xC0], event].concat();
+        seeds.write("rows", &format!("changed {number}"), &changed);
+    }
+    // A day's counts that are as many as there may be, before one more.
+    let issued = [&[0x40], events[1].as_slice()].concat();
+    let full = [&[2, 4], [0xFF, 0xFF, 0xFF, 0xFF, 0x0F].repeat(4).as_slice()].concat();
+    let registered = [&[0x40], events[0].as_slice()].concat();
+    let activated = [&[0x40], events[3].as_slice()].concat();
+    let steps = [&registered, &issued, &activated, &full, &issued].map(|step| {
+        let length = u16::try_from(step.len()).unwrap().to_be_bytes();
+        [length.as_slice(), step].concat()
+    });
+    seeds.write("rows", "full", &steps.concat());
 }
 
 fn log(seeds: &Seeds) {
@@ -135,7 +157,24 @@ fn log(seeds: &Seeds) {
     seeds.write("proof", "proof", proof.to_string().as_bytes());
     seeds.write("proof", "note", proof.checkpoint.as_bytes());
     seeds.write("proof", "key", key.public().to_string().as_bytes());
-    seeds.write("proof", "tile", b"1/x001/234.p/17");
+    let time = Timestamp::from_millis(1_700_000_000_000).unwrap();
+    let cosignature = countersign_fuzz::witness().sign(&checkpoint.text("example.com/log"), time);
+    seeds.write("proof", "cosigned", format!("{}{cosignature}", proof.checkpoint).as_bytes());
+    seeds.write("proof", "hashes", &[30, 60, 0, 0, 0, 0, 0, 0, 0, 9]);
+    seeds.write("proof", "more", &[&[32, 62], [0xFF; 40].as_slice(), &[5; 96]].concat());
+
+    seeds.write("tail", "position", &[[0; 7].as_slice(), &[9, 1, 2, 3, 4]].concat());
+    seeds.write("tail", "records", &[[0; 8].as_slice(), &[0, 3, 1, 2, 3, 0, 2, 4, 5]].concat());
+    seeds.write("tail", "chunk", &[[0; 8].as_slice(), &[0, 3, 1, 2, 3, 0, 1, 4, 0xA5]].concat());
+    seeds.write("tiles", "path", b"1/x001/234.p/17");
+    // So many leaves; of a file the beginning, more, others, and some bytes.
+    for how in 0..4u8 {
+        for (which, count) in [(0, 300u16), (1, 300), (3, 512), (5, 600)] {
+            let head = [count.to_be_bytes(), [which, how], [0, 17]].concat();
+            let name = format!("{which} {how}");
+            seeds.write("tiles", &name, &[head.as_slice(), &[0, 5, 1, 0, 40, 9]].concat());
+        }
+    }
 
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("ledger");
@@ -190,6 +229,30 @@ fn calls(seeds: &Seeds) {
     seeds.write("call", "framed", &framed);
     let issue = IssueLicenseRequest { product: "App".to_owned(), seats: 5, ..Default::default() };
     seeds.write("call", "issue", &[&[4], issue.encode_to_vec().as_slice()].concat());
+}
+
+/// Two calls and their answers, in steps of a target's: how, what was quiet before, and frames.
+fn frames(seeds: &Seeds) {
+    const OURS: u8 = 1;
+    const AS_THEY_ARE: u8 = 2;
+    let step = |how: u8, bytes: &[u8]| {
+        let length = u16::try_from(bytes.len() + 2).unwrap().to_be_bytes();
+        [length.as_slice(), &[how, 1], bytes].concat()
+    };
+    let calls = [1, 0, 1, 50, 0, 1, 1, 100, 1, 0, 3, 50, 9, 4, 3, 9, 0, 1, 3, 0];
+    let answers = [1, 4, 1, 9, 0, 0, 1, 9, 1, 5, 1, 9, 1, 5, 3, 9];
+    let start = [1, 80, 0x40, 0];
+    let both = [start.as_slice(), &step(0, &calls), &step(OURS, &answers)].concat();
+    seeds.write("frames", "calls", &both);
+    let resets = [1, 0, 1, 0, 3, 0, 1, 4, 6, 0, 0, 8, 4, 0, 0, 12];
+    seeds.write("frames", "resets", &[start.as_slice(), &step(0, &resets.repeat(4))].concat());
+    let large = [1, 0, 1, 255, 0, 0, 1, 255, 0, 0, 1, 255];
+    seeds.write("frames", "large", &[start.as_slice(), &step(0xC0, &large)].concat());
+    let many: Vec<u8> = (0..120u8).flat_map(|call| [1, 0, 2 * call + 1, 1]).collect();
+    seeds.write("frames", "many", &[start.as_slice(), &step(0, &many)].concat());
+    let bytes = b"\0\0\x03\x01\x05\0\0\0\x01abc\0\0\0\x04\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\x030000";
+    let raw = [start.as_slice(), &step(AS_THEY_ARE, bytes), &step(AS_THEY_ARE | OURS, bytes)];
+    seeds.write("frames", "bytes", &raw.concat());
 }
 
 fn certificate(uris: &[&str]) -> Vec<u8> {

@@ -1,5 +1,9 @@
-//! What the targets share: how they take a fuzzer's bytes apart, and checksums made right. A fuzzer does
+//! What the targets share: how they take a fuzzer's bytes apart, a key, and checksums made right. A fuzzer does
 //! not guess a checksum, and what lies behind one would never be tried.
+
+use countersign::log::note::{Algorithm, SignerKey};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 /// A fuzzer's bytes, taken from the front. Where there are none left, they are zeros.
 pub struct Input<'a>(pub &'a [u8]);
@@ -55,4 +59,10 @@ pub fn with_checksum(bytes: &mut [u8]) {
     if let Some((body, checksum)) = bytes.split_last_chunk_mut::<4>() {
         *checksum = crc32c::crc32c(body).to_be_bytes();
     }
+}
+
+/// The key of a witness; the seeds are signed with it too.
+pub fn witness() -> SignerKey {
+    let mut rng = StdRng::seed_from_u64(2);
+    SignerKey::generate("witness.example.com", Algorithm::Cosignature, &mut rng).unwrap()
 }
