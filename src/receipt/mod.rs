@@ -13,9 +13,10 @@
 mod claims;
 mod keys;
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ed25519_dalek::{Signature, Signer as _, SigningKey};
+use ed25519_dalek::Signature;
 use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
@@ -103,14 +104,14 @@ impl KeyRing {
     }
 }
 
-/// RFC 7515 §5.1, §7.1.
-fn compact(key: &SigningKey, header: &[u8], payload: &[u8]) -> String {
+/// RFC 7515 §5.1, §7.1. An Ed25519 signature is the same bytes whoever makes it (RFC 8032 §5.1.6).
+fn compact(key: &Ed25519KeyPair, header: &[u8], payload: &[u8]) -> String {
     let mut jws = encode(header);
     jws.push('.');
     BASE64_URL_SAFE_NO_PAD.encode_string(payload, &mut jws);
     let signature = key.sign(jws.as_bytes());
     jws.push('.');
-    BASE64_URL_SAFE_NO_PAD.encode_string(signature.to_bytes(), &mut jws);
+    BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut jws);
     jws
 }
 
