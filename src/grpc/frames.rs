@@ -23,6 +23,7 @@ pub(super) enum Kind {
     Data,
     Headers,
     Reset,
+    GoAway,
     Continuation,
     Other,
 }
@@ -39,6 +40,7 @@ impl Frame {
             0 => Kind::Data,
             1 => Kind::Headers,
             3 => Kind::Reset,
+            7 => Kind::GoAway,
             9 => Kind::Continuation,
             _ => Kind::Other,
         };

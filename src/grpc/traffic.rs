@@ -3,7 +3,8 @@
 //! That server bounds what one frame, one stream and one header block may hold. It does not bound
 //! how many frames come that carry no call (CVE-2019-9512 and its kin: PING, SETTINGS, PRIORITY,
 //! empty DATA; CVE-2023-44487: calls that are reset as soon as they have begun), nor whether calls
-//! ever end, nor what the unfinished requests of all connections hold together.
+//! ever end, nor what the unfinished requests of all connections hold together. Nor does it part from a
+//! client that was told to go and makes new calls: it waits for an answer to its PING first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +24,8 @@ const RESET: u32 = 2 * EARNED;
 const EARNED_EVERY: Duration = Duration::from_millis(50);
 /// Calls under way, far above what a client may begin before it knows how many it may.
 const MOST_CALLS: usize = 1024;
+/// How long a client may go on to begin calls that was told to begin none: they were on their way.
+const LEAVE: Duration = Duration::from_secs(5);
 /// So many bytes of an answer are progress, even if it has not ended.
 const PROGRESS: usize = 16 * 1024;
 
@@ -35,6 +38,9 @@ pub(super) enum Abuse {
     /// More calls than the server ever said there may be.
     #[error("more calls at once than there may be")]
     Calls,
+    /// New calls, long after the server said that the connection ends.
+    #[error("calls on a connection that was to be left")]
+    Stays,
     /// Requests that begin and do not end, while the memory for them is used up.
     #[error("unfinished requests, while there is no room for more")]
     Unfinished,
@@ -75,6 +81,9 @@ pub(super) struct Traffic {
     earned_until: Instant,
     /// Bytes of answers since the last progress.
     answered: usize,
+    /// Whether the server has said that the connection ends, and until when calls may begin then.
+    is_told_to_leave: bool,
+    leaves_by: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -97,6 +106,8 @@ impl Traffic {
             room,
             earned_until: now,
             answered: 0,
+            is_told_to_leave: false,
+            leaves_by: None,
         }
     }
 
@@ -104,10 +115,13 @@ impl Traffic {
     /// for its answer: from here on it is the server that must do something.
     pub(super) fn received(&mut self, mut bytes: &[u8], now: Instant) -> Result<bool, Abuse> {
         self.earn_by_time(now);
+        if self.is_told_to_leave {
+            self.leaves_by.get_or_insert(now + LEAVE);
+        }
         let mut is_progress = false;
         while let Some(frame) = self.incoming.next(&mut bytes) {
             let is_owed = self.calls.iter().any(|call| call.is_complete);
-            let is_complete = self.note(frame)?;
+            let is_complete = self.note(frame, now)?;
             if is_complete {
                 self.earn();
                 is_progress |= !is_owed;
@@ -129,6 +143,7 @@ impl Traffic {
                 }
                 Kind::Headers => self.earn(),
                 Kind::Reset => drop(self.end(frame.stream)),
+                Kind::GoAway => self.is_told_to_leave = true,
                 Kind::Continuation | Kind::Other => {}
             }
             let has_ended = frame.ends_stream() && self.end(frame.stream);
@@ -150,17 +165,20 @@ impl Traffic {
     }
 
     /// Notes what a frame of the client's does to its call. Tells whether its request is complete.
-    fn note(&mut self, frame: Frame) -> Result<bool, Abuse> {
+    fn note(&mut self, frame: Frame, now: Instant) -> Result<bool, Abuse> {
         match frame.kind {
             Kind::Reset => drop(self.end(frame.stream)),
             Kind::Headers if frame.stream > self.newest => {
+                if self.leaves_by.is_some_and(|end| end < now) {
+                    return Err(Abuse::Stays);
+                }
                 if self.calls.len() == MOST_CALLS {
                     return Err(Abuse::Calls);
                 }
                 self.newest = frame.stream;
                 self.calls.push(Call { stream: frame.stream, bytes: 0, is_complete: false });
             }
-            Kind::Data | Kind::Headers | Kind::Continuation | Kind::Other => {}
+            Kind::Data | Kind::Headers | Kind::GoAway | Kind::Continuation | Kind::Other => {}
         }
         let may_end = frame.ends_stream();
         // The newest is last.
@@ -227,6 +245,7 @@ mod tests {
     const DATA: u8 = 0;
     const RST_STREAM: u8 = 3;
     const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
     const OPEN: u8 = 0;
     const END: u8 = 1;
 
@@ -328,6 +347,19 @@ mod tests {
         assert_eq!(greedy[0].received(&more, now), Err(Abuse::Unfinished));
         drop(greedy);
         assert_eq!(room.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_is_told_to_leave_begins_no_calls_for_long() {
+        let now = Instant::now();
+        let mut traffic = Traffic::new(room(1 << 20), now);
+        traffic.received(&frame(HEADERS, OPEN, 1, 50), now).unwrap();
+        assert!(!traffic.sent(&frame(GOAWAY, OPEN, 0, 8)));
+        // Was on its way.
+        assert_eq!(traffic.received(&call(3), now), Ok(true));
+        let later = now + LEAVE + Duration::from_millis(1);
+        assert_eq!(traffic.received(&frame(DATA, END, 1, 50), later), Ok(false));
+        assert_eq!(traffic.received(&call(5), later), Err(Abuse::Stays));
     }
 
     #[test]
