@@ -10,6 +10,7 @@ mod floods;
 mod guessing;
 mod honest;
 mod idle;
+mod limits;
 mod proofs;
 mod slow;
 
