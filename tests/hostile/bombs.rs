@@ -11,10 +11,9 @@ use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-use crate::ALONE;
 use crate::client::{DATA, Target, attacker, begin, frame, message};
 use crate::honest::Watched;
-use crate::support::{Place, Server};
+use crate::support::Server;
 
 /// Sends bytes as they are.
 struct Bytes;
@@ -73,20 +72,18 @@ const OF_EACH_ROUND: u32 = 15;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bombs_do_not_go_off() {
-    let _alone = ALONE.lock().await;
-    let place = Place::new();
-    let server = place.start();
-    let watched = Watched::new(&server).await;
+    let watched = Watched::start("").await;
+    let server = &watched.server;
     let bombs = async {
         for _ in 0..20 {
-            let status = send(&server, nested(16_000), None).await;
+            let status = send(server, nested(16_000), None).await;
             assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
-            let status = send(&server, long(16 * 1024 + 1), None).await;
+            let status = send(server, long(16 * 1024 + 1), None).await;
             assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
-            let status = send(&server, long(4 << 20), None).await;
+            let status = send(server, long(4 << 20), None).await;
             assert!(matches!(status.code(), Code::OutOfRange | Code::Cancelled), "{status:?}");
             for encoding in ["gzip", "deflate", "zstd"] {
-                let status = send(&server, long(1000), Some(encoding)).await;
+                let status = send(server, long(1000), Some(encoding)).await;
                 assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
             }
         }
@@ -94,7 +91,7 @@ async fn bombs_do_not_go_off() {
     watched.bears("bombs", 256, bombs).await;
 
     // Requests that lack their last byte, from many clients.
-    let target = Target::of(&server);
+    let target = Target::of(server);
     let hoard = async {
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {

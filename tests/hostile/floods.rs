@@ -4,13 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::ALONE;
 use crate::client::{
-    CONTINUATION, DATA, END_HEADERS, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, Target,
-    WINDOW_UPDATE, attacker, begin, call, call_fields, frame,
+    CONTINUATION, DATA, END_HEADERS, HEADERS, PING, PRIORITY, SETTINGS, Target, WINDOW_UPDATE,
+    attacker, begin, call, call_fields, cancel, frame, stream,
 };
 use crate::honest::Watched;
-use crate::support::Place;
 
 /// How long each flood lasts.
 const FLOOD: Duration = Duration::from_millis(1500);
@@ -23,14 +21,6 @@ const WITHOUT_END: u32 = 1_000_000;
 
 /// Makes the frame with this number.
 type Next = fn(u32) -> Vec<u8>;
-
-fn stream(number: u32) -> u32 {
-    2 * number + 1
-}
-
-fn cancel(stream: u32) -> Vec<u8> {
-    frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())
-}
 
 const FLOODS: [(&str, Next); 10] = [
     ("rapid reset of whole calls", |n| [call(stream(n)), cancel(stream(n))].concat()),
@@ -80,11 +70,8 @@ async fn flood(target: Target, number: usize, next: Next) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_of_frames_end_the_connection_that_sends_them() {
-    let _alone = ALONE.lock().await;
-    let place = Place::new();
-    let server = place.start();
-    let target = Target::of(&server);
-    let watched = Watched::new(&server).await;
+    let watched = Watched::start("").await;
+    let target = Target::of(&watched.server);
     for (name, next) in FLOODS {
         let floods = async {
             let flooding = (0..FLOODING).map(|n| tokio::spawn(flood(target.clone(), n, next)));

@@ -7,16 +7,25 @@ use std::time::{Duration, Instant};
 
 use countersign::proto::v1::GetSigningKeysRequest;
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use tokio::sync::MutexGuard;
 use tokio::task::JoinHandle;
+use tokio::time::{interval, sleep, timeout};
 
-use crate::support::{FOREVER, Server, activation};
+use crate::ALONE;
+use crate::support::{Place, Server, activation};
 
 /// How much the server's resident memory may grow.
 const MOST_GROWTH: u64 = 64 << 20;
 /// How much slower honest calls may become, at the 99th percentile.
 const MOST_SLOWER: u32 = 5;
-/// Below that nothing is slow: the attackers run on the same two processors, unoptimised.
-const NOT_SLOW: Duration = Duration::from_secs(1);
+/// Below that nothing is slow: the attackers run on the same two processors. In a debug build they
+/// and the server are unoptimised.
+const NOT_SLOW: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 100 });
+/// Slow and idle connections are gone so long after their clients did anything. The longest that
+/// one may stay is 12 s; the rest is for a slow machine.
+const GONE: Duration = Duration::from_secs(15);
+/// How often descriptors are counted.
+const LOOK: Duration = Duration::from_millis(100);
 /// The descriptors that a server has without connections.
 const OWN_DESCRIPTORS: usize = 64;
 /// Before an attack is measured, how fast calls are without.
@@ -42,7 +51,7 @@ impl Load {
                     let before = Instant::now();
                     app.activate(request).await.expect("no honest call is lost");
                     times.push(before.elapsed());
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    sleep(Duration::from_millis(2)).await;
                 }
                 times
             }));
@@ -58,7 +67,7 @@ impl Load {
                 let call = app.get_signing_keys(GetSigningKeysRequest {}).await;
                 call.expect("no honest call is lost");
                 times.push(before.elapsed());
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                sleep(Duration::from_millis(10)).await;
             }
             times
         }));
@@ -92,22 +101,30 @@ fn descriptors(pid: u32) -> usize {
 }
 
 /// A server with honest clients, and how fast their calls are when nothing else happens.
-pub(crate) struct Watched<'a> {
-    server: &'a Server,
+pub(crate) struct Watched {
+    pub(crate) server: Server,
     key: String,
     calm: Duration,
     /// The most descriptors of the last attack.
     peak: AtomicUsize,
+    // After the server, which is in it.
+    _place: Place,
+    _alone: MutexGuard<'static, ()>,
 }
 
-impl<'a> Watched<'a> {
-    /// Measures the calm.
-    pub(crate) async fn new(server: &'a Server) -> Self {
+impl Watched {
+    /// Starts a server with these lines in its configuration, when no other test runs, and
+    /// measures the calm.
+    pub(crate) async fn start(configuration: &str) -> Self {
+        let alone = ALONE.lock().await;
+        let place = Place::new();
+        place.configure(configuration);
+        let server = place.start();
         let key = server.issue("ada@example.com", "App", 100_000).await;
-        let load = Load::start(server, &key);
-        tokio::time::sleep(CALM).await;
+        let load = Load::start(&server, &key);
+        sleep(CALM).await;
         let calm = p99(&load.end().await);
-        Self { server, key, calm, peak: AtomicUsize::new(0) }
+        Self { server, key, calm, peak: AtomicUsize::new(0), _place: place, _alone: alone }
     }
 
     /// The most descriptors that the server had during the last attack.
@@ -115,14 +132,17 @@ impl<'a> Watched<'a> {
         self.peak.load(Ordering::Relaxed)
     }
 
-    /// Waits until the connections of an attack are gone.
+    /// Waits until the connections of an attack are gone, whose clients do nothing from here on.
     pub(crate) async fn is_alone(&self) {
+        let began = Instant::now();
         let gone = async {
+            let mut look = interval(LOOK);
             while descriptors(self.server.pid()) > OWN_DESCRIPTORS {
-                tokio::task::yield_now().await;
+                look.tick().await;
             }
         };
-        tokio::time::timeout(FOREVER, gone).await.expect("the attack's connections stay");
+        timeout(GONE, gone).await.expect("the attack's connections stay");
+        println!("gone after {:.1?}", began.elapsed());
     }
 
     /// Runs an attack, and fails if the server lets others feel it, or may be open for more than
@@ -137,11 +157,11 @@ impl<'a> Watched<'a> {
         // The peak is counted from here on.
         fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
         let before = memory(pid, "VmRSS");
-        let load = Load::start(self.server, &self.key);
+        let load = Load::start(&self.server, &self.key);
         let mut open = 0;
         let began = Instant::now();
         let mut attack = std::pin::pin!(attack);
-        let mut timer = tokio::time::interval(Duration::from_millis(100));
+        let mut timer = interval(LOOK);
         let result = loop {
             tokio::select! {
                 result = &mut attack => break result,

@@ -6,10 +6,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::ALONE;
 use crate::client::{Target, attacker};
 use crate::honest::Watched;
-use crate::support::Place;
 
 /// What the configuration says by default.
 const CONNECTIONS: usize = 2048;
@@ -37,11 +35,8 @@ fn long_hello() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_handshakes_fill_no_memory() {
-    let _alone = ALONE.lock().await;
-    let place = Place::new();
-    let server = place.start();
-    let target = Target::of(&server);
-    let watched = Watched::new(&server).await;
+    let watched = Watched::start("").await;
+    let target = Target::of(&watched.server);
     let attack = async {
         let mut clients = JoinSet::new();
         for number in 0..CONNECTIONS {
@@ -56,15 +51,14 @@ async fn long_handshakes_fill_no_memory() {
         clients.join_all().await
     };
     watched.bears("long handshakes", CONNECTIONS, attack).await;
+    watched.is_alone().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_keep_nobody_out() {
-    let _alone = ALONE.lock().await;
-    let place = Place::new();
-    let server = place.start();
-    let target = Target::of(&server);
-    let watched = Watched::new(&server).await;
+    let watched = Watched::start("").await;
+    let target = Target::of(&watched.server);
+    // What came to be is held: only the server ends it.
     let open = |count: usize, of_each: usize| {
         let target = target.clone();
         async move {
@@ -78,14 +72,16 @@ async fn idle_connections_keep_nobody_out() {
                     target.http2(attacker(number / of_each), b"").await.ok()
                 });
             }
-            connections.join_all().await.into_iter().flatten().count()
+            connections.join_all().await.into_iter().flatten().collect::<Vec<_>>()
         }
     };
-    let opened = watched.bears("idle connections", CONNECTIONS, open(IDLE, OF_EACH)).await;
-    println!("{opened} of {IDLE} came to be");
-    assert!(opened > IDLE / 2, "{opened}");
+    let held = watched.bears("idle connections", CONNECTIONS, open(IDLE, OF_EACH)).await;
+    println!("{} of {IDLE} came to be", held.len());
+    assert!(held.len() > IDLE / 2, "{}", held.len());
     assert!(watched.peak() >= CONNECTIONS, "the bound was not reached: {}", watched.peak());
     watched.is_alone().await;
     let one = open(2 * OF_ONE_CLIENT, usize::MAX);
-    watched.bears("idle connections of one client", OF_ONE_CLIENT, one).await;
+    let held_too = watched.bears("idle connections of one client", OF_ONE_CLIENT, one).await;
+    watched.is_alone().await;
+    drop((held, held_too));
 }

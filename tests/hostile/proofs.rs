@@ -9,10 +9,9 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::ALONE;
 use crate::client::attacker;
 use crate::honest::Watched;
-use crate::support::{Place, activation, reason};
+use crate::support::{activation, reason};
 
 const CLIENTS: usize = 12;
 /// As many as a client may give up before its connection is ended.
@@ -41,16 +40,13 @@ async fn ask(endpoint: Endpoint, receipt: String) -> Vec<Result<(), Status>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proofs_that_cost_much_are_bounded_and_given_up_with_their_callers() {
-    let _alone = ALONE.lock().await;
-    let place = Place::new();
-    place.configure("[transparency]\npublic = true");
-    let server = place.start();
+    let watched = Watched::start("[transparency]\npublic = true").await;
+    let server = &watched.server;
     let eve = "eve@example.com";
     let license = server.issue(eve, "App", 1).await;
     let activated = server.app().activate(activation(eve, &license, 1)).await.unwrap();
     let receipt = activated.into_inner().receipt;
     server.erase(eve, false, false).await;
-    let watched = Watched::new(&server).await;
     let attack = async {
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {

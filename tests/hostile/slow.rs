@@ -7,12 +7,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, sp
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::ALONE;
 use crate::client::{
-    CONTINUATION, DATA, HEADERS, PING, PREFACE, Target, attacker, begin, call, call_fields, frame,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, Target, attacker, begin,
+    call, call_fields, call_fields_of, frame, message,
 };
 use crate::honest::Watched;
-use crate::support::Place;
 
 /// Each must be out by then.
 const OUT: Duration = Duration::from_secs(15);
@@ -118,27 +117,15 @@ async fn be(slow: Slow, target: &Target, from: Ipv4Addr) {
 
 /// A call whose answer has a message.
 fn keys_call() -> Vec<u8> {
-    use crate::client::{END_HEADERS, END_STREAM, field, message};
-    let fields = [
-        field(":method", b"POST"),
-        field(":scheme", b"https"),
-        field(":path", b"/countersign.v1.ActivationService/GetSigningKeys"),
-        field(":authority", b"localhost"),
-        field("content-type", b"application/grpc"),
-        field("te", b"trailers"),
-    ]
-    .concat();
+    let fields = call_fields_of("/countersign.v1.ActivationService/GetSigningKeys");
     [frame(HEADERS, END_HEADERS, 1, &fields), frame(DATA, END_STREAM, 1, &message(false, b""))]
         .concat()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_clients_are_turned_out() {
-    let _alone = ALONE.lock().await;
-    let place = Place::new();
-    let server = place.start();
-    let target = Target::of(&server);
-    let watched = Watched::new(&server).await;
+    let watched = Watched::start("").await;
+    let target = Target::of(&watched.server);
     let attack = async {
         let mut clients = JoinSet::new();
         for (kind, slow) in ALL.into_iter().enumerate() {
@@ -159,4 +146,5 @@ async fn slow_clients_are_turned_out() {
         let same = out.iter().filter(|(slow, _)| format!("{slow:?}") == format!("{kind:?}"));
         println!("{kind:?}: out after {:.1?}", same.map(|(_, took)| took).max().unwrap());
     }
+    watched.is_alone().await;
 }
