@@ -251,6 +251,7 @@ async fn a_hundred_rotations_under_load_fail_no_call() {
     stop.store(true, Ordering::Relaxed);
     for caller in callers {
         let calls: usize = caller.await.unwrap();
+        println!("{ROTATIONS} rotations, {calls} calls of one client, none lost");
         assert!(calls > ROTATIONS, "{calls}");
     }
 }
@@ -273,7 +274,9 @@ async fn a_revoked_certificate_is_out_with_its_connections() {
     let said = place.run(&["staff", "revoke", "support"]);
     assert!(said.status.success(), "{said:?}");
     closed(out).await;
-    assert!(revoked.elapsed() < REVOKED_WITHIN, "{:?}", revoked.elapsed());
+    let took = revoked.elapsed();
+    println!("out after {took:.1?}");
+    assert!(took < REVOKED_WITHIN, "{took:?}");
     // Nor does it come back, by a session of before or anew.
     for _ in 0..3 {
         assert!(connect(staff, &support).await.is_err());
