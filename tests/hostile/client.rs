@@ -135,7 +135,7 @@ impl Received {
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
 
-    /// What kind it is, of which stream, and the error that it tells if it is RST_STREAM or GOAWAY.
+    /// What kind it is, of which stream, and the error that it tells if it is `RST_STREAM` or GOAWAY.
     pub(crate) fn outcome(&self) -> (u8, u32, Option<u32>) {
         let error = match self.kind {
             RST_STREAM => Some(self.number(0)),
@@ -242,7 +242,7 @@ pub(crate) fn stream(number: u32) -> u32 {
     2 * number + 1
 }
 
-/// RST_STREAM of a client that gives up a call.
+/// `RST_STREAM` of a client that gives up a call.
 pub(crate) fn cancel(stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())
 }

@@ -16,7 +16,7 @@ use crate::support::{activation, reason};
 const CLIENTS: usize = 12;
 /// As many as a client may give up before its connection is ended.
 const CALLS: usize = 64;
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 40;
 
 /// Asks many times at once, gives up all but one, and tells how that one ended; again and again.
 async fn ask(endpoint: Endpoint, receipt: String) -> Vec<Result<(), Status>> {
