@@ -12,8 +12,13 @@ use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use countersign::domain::{Counts, Day, Event, Position, Product, Timestamp};
+use countersign::log::head::{self, LogKey};
+use countersign::log::record;
+use countersign::log::tree::CompactRange;
 use countersign::proto::v1::BackupRequest;
 use countersign::proto::v1::operator_service_client::OperatorServiceClient;
+use countersign::views::Views;
 use serde_json::Value;
 use support::{Place, Server, activation, files, reason};
 use tokio::sync::{Mutex, Notify};
@@ -533,6 +538,43 @@ async fn verify_names_what_is_bad() {
     let found: Value = serde_json::from_slice(&bad.stdout).unwrap();
     assert_eq!((&found["good"], &found["position"]), (&false.into(), &restored));
     verify(&place, &["--deep"]);
+}
+
+/// Views that say what the log does not, and a record whose seal does not open.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_deep_look_finds_what_only_keys_can_tell() {
+    let (place, _, _) = backed_up().await;
+    let is_found = |problem: &str| {
+        assert_eq!(verify(&place, &[])["views"], "end where the log says");
+        let bad = place.run(&["--json", "verify", "--deep"]);
+        assert_eq!(bad.status.code(), Some(3), "{bad:?}");
+        let found: Value = serde_json::from_slice(&bad.stdout).unwrap();
+        assert!(found["problem"].as_str().unwrap().contains(problem), "{found}");
+        found["position"].clone()
+    };
+    let path = place.directory().join("views");
+    let views = Views::open(&path, 1 << 20).unwrap();
+    let counts = Counts { licenses: 1, ..Counts::default() };
+    let counts = vec![(Product::parse("App").unwrap(), counts)];
+    let event = Event::DayClosed { day: Day(0), counts, at: Timestamp::from_millis(0).unwrap() };
+    let end = views.checkpoint().unwrap();
+    views.apply([(Position(end.next.0 - 1), &event)], end, &|_| Ok(false)).unwrap();
+    views.close().unwrap();
+    drop(views);
+    assert_eq!(is_found("views"), Value::Null);
+    fs::remove_dir_all(&path).unwrap();
+    assert!(place.start().terminate().success());
+    verify(&place, &["--deep"]);
+
+    let mut tree = CompactRange::default();
+    for record in place.change_record(3) {
+        tree.push(record::hash(&record));
+    }
+    let key = LogKey::parse(&fs::read_to_string(place.directory().join("keys/log.key")).unwrap());
+    let checkpoint = head::Checkpoint { size: tree.size(), root: tree.root() };
+    head::write(&place.directory().join("data/head"), &key.unwrap(), &checkpoint).unwrap();
+    fs::remove_dir_all(place.directory().join("tiles")).unwrap();
+    assert_eq!(is_found("position 3"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

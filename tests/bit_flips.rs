@@ -16,7 +16,7 @@ use countersign::proto::v1::{
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use support::{Place, Server, activation, files, reason};
+use support::{FOREVER, Place, Server, activation, files, reason};
 use tonic::transport::Channel;
 
 /// How many bits are flipped; more with `COUNTERSIGN_FLIPS`.
@@ -148,6 +148,8 @@ struct Trials {
     is_long: bool,
     rng: StdRng,
     outcomes: BTreeMap<String, BTreeMap<Outcome, u32>>,
+    /// Flips of the log's file that were detected, and of them those named by a position.
+    detected: [u32; 2],
 }
 
 impl Trials {
@@ -157,7 +159,7 @@ impl Trials {
         copy(&place.directory(), &whole);
         let config = fs::read_to_string(whole.join("countersign.toml")).unwrap();
         let (is_long, rng) = (config.contains(LONG), StdRng::seed_from_u64(seed));
-        Self { place, whole, is_long, rng, outcomes: BTreeMap::new() }
+        Self { place, whole, is_long, rng, outcomes: BTreeMap::new(), detected: [0; 2] }
     }
 
     /// Flips a random bit of a random file; its name and the byte.
@@ -212,12 +214,15 @@ impl Trials {
         let wrong = differing(&server, all).await;
         let log = || fs::read_to_string(self.place.log_path()).unwrap();
         if self.is_long {
-            let is_read = || ["the log was read again", "is read whole"].map(|t| log().contains(t));
-            while is_read() == [false; 2] {
-                if server.has_ended() {
-                    return Err(format!("it ended by itself: {}", log()));
+            let read = ["the log was read again", "is read whole", "all is read"];
+            let is_read = async {
+                while !read.iter().any(|text| log().contains(text)) && !server.has_ended() {
+                    tokio::task::yield_now().await;
                 }
-                tokio::task::yield_now().await;
+            };
+            let in_time = tokio::time::timeout(FOREVER, is_read).await;
+            if in_time.is_err() || server.has_ended() {
+                return Err(format!("it ended by itself, or never read the log: {}", log()));
             }
         }
         let (ended, log) = (server.terminate(), log());
@@ -236,7 +241,16 @@ impl Trials {
         *self.outcomes.entry(name.to_owned()).or_default().entry(outcome).or_default() += 1;
     }
 
+    /// Counts how often what is damaged is named to the record.
+    fn count_named(&mut self) {
+        let log = fs::read_to_string(self.place.log_path()).unwrap();
+        self.detected[0] += 1;
+        self.detected[1] += u32::from(log.contains("position"));
+    }
+
     fn report(&self) {
+        let [detected, named] = self.detected;
+        println!("detected in the log's file: {detected}, {named} of them by a position");
         for (name, outcomes) in &self.outcomes {
             println!("{name}: {outcomes:?}");
         }
@@ -314,10 +328,15 @@ async fn try_flips(place: Place, all: &[Acknowledged], more: u64) {
     let seed = setting("COUNTERSIGN_FLIP_SEED", SEED) + more;
     let mut trials = Trials::new(place, seed);
     let mut failures = Vec::new();
-    for trial in 0..setting("COUNTERSIGN_FLIPS", FLIPS) / 3 {
+    for trial in 0..setting("COUNTERSIGN_FLIPS", FLIPS).div_ceil(3) {
         let (name, byte) = trials.flip();
         match trials.outcome(all).await {
-            Ok(outcome) => trials.count(&name, outcome),
+            Ok(outcome) => {
+                if outcome == Outcome::Detected && name == "data/log/db" {
+                    trials.count_named();
+                }
+                trials.count(&name, outcome);
+            }
             Err(wrong) => {
                 failures
                     .push(format!("trial {trial} of seed {seed}, byte {byte} of {name}: {wrong}"));

@@ -98,6 +98,16 @@ async fn closed(mut stream: impl AsyncRead + Unpin) {
     timeout(FOREVER, closed).await.expect("the server closes it");
 }
 
+/// Waits for the answer to a PING: the connection is still served.
+async fn answers(stream: &mut TlsStream<TcpStream>) {
+    let ping = [&b"\0\0\x08\x06\0\0\0\0\0"[..], &[7; 8]].concat();
+    stream.write_all(&ping).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(8).any(|bytes| bytes == [7; 8]) {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "it is still there");
+    }
+}
+
 #[tokio::test]
 async fn who_does_not_finish_the_handshake_is_turned_out() {
     let place = Place::new();
@@ -161,7 +171,7 @@ async fn new_certificates_serve_without_a_restart() {
     let place = Place::new();
     let server = place.start();
     let before = client(&server, None);
-    let open = connect(server.public_address(), &before).await.unwrap();
+    let mut open = connect(server.public_address(), &before).await.unwrap();
     let of_another_ca = Place::new();
     for name in ["tls/server.pem", "tls/server.key", "tls/server-ca.pem"] {
         let new = of_another_ca.directory().join(name);
@@ -171,7 +181,7 @@ async fn new_certificates_serve_without_a_restart() {
     let after = client(&server, None);
     connect_at_last(server.public_address(), &after).await;
     assert!(connect(server.public_address(), &before).await.is_err());
-    drop(open);
+    answers(&mut open).await;
 
     // What cannot be used changes nothing.
     fs::write(place.directory().join("tls/server.pem"), "nonsense").unwrap();
@@ -287,12 +297,7 @@ async fn a_revoked_certificate_is_out_with_its_connections() {
     assert!(place.run(&["staff", "revoke", "issuer"]).status.success());
     closed(next).await;
     assert!(connect(staff, &support).await.is_err());
-    let ping = [&b"\0\0\x08\x06\0\0\0\0\0"[..], &[7; 8]].concat();
-    stays.write_all(&ping).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.windows(8).any(|bytes| bytes == [7; 8]) {
-        assert_ne!(stays.read_buf(&mut answer).await.unwrap(), 0, "it is still there");
-    }
+    answers(&mut stays).await;
 
     // A list that cannot be read changes nothing.
     fs::write(place.directory().join("tls/staff-revoked.pem"), "nonsense").unwrap();

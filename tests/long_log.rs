@@ -7,9 +7,6 @@ use std::path::PathBuf;
 
 use countersign::domain::Position;
 use countersign::log::head::{Checkpoint, LogKey};
-use countersign::log::record::{self, Header};
-use countersign::log::sled::SledLog;
-use countersign::log::{Log as _, PAGE};
 use support::{Place, Server, activation};
 
 const EMAIL: &str = "ada@example.com";
@@ -87,22 +84,7 @@ async fn what_was_checked_is_not_believed_where_it_is_damaged_or_of_another_log(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_was_changed_since_ends_the_server() {
     let (place, _) = place().await;
-    let path = place.directory().join("data/log");
-    {
-        let log = SledLog::open(&path, 1 << 20).unwrap();
-        let all = log.read(Position::ZERO, PAGE).unwrap();
-        let changed = all.iter().zip(0..).map(|(bytes, position)| {
-            let (header, sealed) = record::decode(bytes, Position(position)).unwrap();
-            let id = if position == 3 { [7; 16] } else { header.id };
-            record::encode(&Header { id, ..header }, sealed)
-        });
-        let changed: Vec<_> = changed.collect();
-        drop(log);
-        fs::remove_dir_all(&path).unwrap();
-        SledLog::create(&path).unwrap();
-        let log = SledLog::open(&path, 1 << 20).unwrap();
-        let _ = log.append(Position::ZERO, &changed).unwrap();
-    }
+    place.change_record(3);
     let server = place.start();
     assert!(!server.wait().success());
     logged(&place, "records are not those that were written; restore it from a backup", 1).await;

@@ -2,7 +2,8 @@
 //!
 //! Of the calls of a mix nine of ten are activations and checks, and one is a history that staff look at. It
 //! is compared with what these calls cost alone. Work in the background goes on for as long as the load
-//! does; the load is compared with itself, before and after without it.
+//! does, and finds nothing to erase in the case of the sweep; the load is compared with itself, before and
+//! after without it.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -27,7 +28,7 @@ const CONNECTIONS: usize = 8;
 const IN_FLIGHT: usize = 16;
 /// The share of staff's calls in a mix.
 const STAFF: f64 = 0.1;
-/// The most that work in the background may cost.
+/// What work in the background must leave of the throughput.
 const AIM: f64 = 0.85;
 
 /// What an operator does while apps activate.

@@ -54,7 +54,7 @@ fn is_too_many(result: Result<(), Status>) -> bool {
 async fn guesses_from_one_address_are_slowed_and_nobody_else_is() {
     let _alone = ALONE.lock().await;
     let place = Place::new();
-    let server = place.start();
+    let server = place.start_with(&["--ops-listen", "127.0.0.1:0"]);
     let key = server.issue(ADA, "App", 1000).await;
     let mut guesser = app_at(&server, attacker(0)).await;
     let mut tried = 0;
@@ -70,6 +70,9 @@ async fn guesses_from_one_address_are_slowed_and_nobody_else_is() {
     let wrong = guess(&mut again, ADA, &wrong_key()).await.unwrap_err();
     assert_eq!((right.code(), right.message()), (wrong.code(), wrong.message()));
     assert!(is_too_many(Err(right)) && is_too_many(Err(wrong)));
+    // As the operator sees it: the one that ended the loop, and these two.
+    let limited = "countersign_rate_limited_calls_total 3";
+    assert!(server.metrics().lines().any(|line| line == limited), "{}", server.metrics());
 
     let mut honest = app_at(&server, attacker(1)).await;
     for _ in 0..3 * OF_CLIENT {

@@ -13,7 +13,6 @@ import collections
 import os
 import pathlib
 import re
-import select
 import shutil
 import subprocess
 

@@ -395,6 +395,10 @@ impl Clients {
                     _ => assert!(recorded <= 1, "what was asked once is recorded twice"),
                 }
             }
+            (Asked::Deactivate { activation }, Outcome::Deactivated(Ok(()))) => {
+                let known = model.activations.get(activation);
+                assert!(known.is_none_or(|known| known.has_ended), "a deactivation is lost");
+            }
             _ => {}
         }
     }

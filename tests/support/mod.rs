@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
+use countersign::domain::Position;
+use countersign::log::record::{self, Header};
+use countersign::log::sled::SledLog;
+use countersign::log::{Log as _, PAGE};
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
 use countersign::proto::v1::license_service_client::LicenseServiceClient;
@@ -142,6 +146,23 @@ impl Place {
         let path = self.directory().join("countersign.toml");
         let config = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{config}\n{lines}\n")).unwrap();
+    }
+
+    /// Gives a record another id, as one who has the machine could: its checksum is right, and its seal does
+    /// not open. All records as they are then.
+    pub fn change_record(&self, changed: u64) -> Vec<Vec<u8>> {
+        let path = self.directory().join("data/log");
+        let log = SledLog::open(&path, 1 << 20).unwrap();
+        let mut records = log.read(Position::ZERO, PAGE).unwrap();
+        drop(log);
+        let record = &mut records[usize::try_from(changed).unwrap()];
+        let (header, sealed) = record::decode(record, Position(changed)).unwrap();
+        *record = record::encode(&Header { id: [7; 16], ..header }, sealed);
+        fs::remove_dir_all(&path).unwrap();
+        SledLog::create(&path).unwrap();
+        let log = SledLog::open(&path, 1 << 20).unwrap();
+        let _ = log.append(Position::ZERO, &records).unwrap();
+        records
     }
 
     /// Starts the server, and waits until it serves. If it ends instead: its exit code and its log.
