@@ -25,7 +25,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
 use countersign::proto::v1::{GetHistoryRequest, Purpose, get_history_request};
@@ -33,6 +33,7 @@ use mimalloc::MiMalloc;
 use tonic::transport::Certificate;
 
 use load::{Measured, Scenario};
+use mixed::Mix;
 use open::Outcome;
 use support::servers::{Countersign, License, Server, command};
 use support::{micros, nanos, new_histogram};
@@ -138,7 +139,7 @@ async fn run(options: &Options) -> Option<String> {
             open.push((factor, outcome));
         }
     }
-    let mut mixes = Value::Null;
+    let mut mixes = Vec::new();
     if !options.tree {
         let (measured, activations) =
             mixed::run(&countersign, &licenses, length, options.rounds).await;
@@ -234,7 +235,7 @@ impl Figures {
     }
 }
 
-fn report(rounds: &[Rounds], open: &[(f64, Outcome)], mixes: &Value, sync: f64, is_of_tree: bool) {
+fn report(rounds: &[Rounds], open: &[(f64, Outcome)], mixes: &[Mix], sync: f64, is_of_tree: bool) {
     println!("one write and fdatasync of 300 bytes on this disk: {sync:.0} µs at the median");
     let mut rows = Vec::new();
     for ((scenario, aim), rounds) in SCENARIOS.iter().zip(rounds) {
@@ -268,6 +269,12 @@ fn report(rounds: &[Rounds], open: &[(f64, Outcome)], mixes: &Value, sync: f64, 
             "offered": factor, "carried_out": share,
             "accepted_p99_us": accepted, "refused_p99_us": refused,
         }));
+    }
+    if !mixes.is_empty() {
+        println!("\nmixed, 8 x 16 in flight, beside what each takes alone");
+    }
+    for mix in mixes {
+        println!("  {mix}");
     }
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("activation.json");
     let numbers = json!({

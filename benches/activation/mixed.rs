@@ -5,6 +5,7 @@
 //! does, and finds nothing to erase in the case of the sweep; the load is compared with itself, before and
 //! after without it.
 
+use std::fmt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use countersign::proto::v1::privacy_service_client::PrivacyServiceClient;
 use countersign::proto::v1::{
     CheckRequest, GetHistoryRequest, Purpose, SweepRetentionRequest, get_history_request,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
@@ -76,13 +77,27 @@ impl Worker {
     }
 }
 
-/// What was measured, as it is printed and as JSON; and how many activations were acknowledged.
+/// What was measured.
+#[derive(Serialize)]
+pub(crate) struct Mix {
+    scenario: &'static str,
+    ratio: f64,
+    aim: f64,
+}
+
+impl fmt::Display for Mix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:40} {:.2} (aim {})", self.scenario, self.ratio, self.aim)
+    }
+}
+
+/// The mixes, and how many activations were acknowledged.
 pub(crate) async fn run(
     server: &Countersign,
     licenses: &[License],
     length: Duration,
     rounds: u64,
-) -> (Value, u64) {
+) -> (Vec<Mix>, u64) {
     let mut workers = Vec::new();
     let activations = Arc::new(AtomicU64::new(0));
     for _ in 0..CONNECTIONS {
@@ -109,20 +124,16 @@ pub(crate) async fn run(
             *calm += f64::midpoint(before, rate(0.0).await);
         }
     }
-    let mut rows = vec![("nine calls of apps and one of staff", 1.0, mixed / expected)];
+    let (scenario, ratio) = ("nine calls of apps and one of staff", mixed / expected);
+    let mut mixes = vec![Mix { scenario, ratio, aim: 1.0 }];
     for (background, busy, calm) in beside {
-        let name = match background {
+        let scenario = match background {
             Background::Backup => "apps beside backups, one after another",
             Background::Sweep => "apps beside sweeps, one after another",
         };
-        rows.push((name, AIM, busy / calm));
+        mixes.push(Mix { scenario, ratio: busy / calm, aim: AIM });
     }
-    println!("\nmixed, {CONNECTIONS} x {IN_FLIGHT} in flight, beside what it costs by itself");
-    for (name, aim, ratio) in &rows {
-        println!("  {name:40} {ratio:.2} (aim {aim})");
-    }
-    let rows = rows.iter().map(|(name, _, ratio)| json!({ "scenario": name, "ratio": ratio }));
-    (rows.collect(), activations.load(Ordering::Relaxed))
+    (mixes, activations.load(Ordering::Relaxed))
 }
 
 /// Calls a second.
