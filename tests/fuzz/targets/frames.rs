@@ -23,9 +23,11 @@ const HEADER: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const MOST_CALLS: usize = 1024;
 const SHARE: usize = 1000;
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// A frame, and where it begins.
 struct Known {
@@ -71,6 +73,9 @@ struct Model {
     allowance: u32,
     room: usize,
     answered: usize,
+    /// Whether we have said that the connection ends, and until when calls may begin then.
+    is_told: bool,
+    leaves_by: Option<Duration>,
 }
 
 impl Model {
@@ -82,14 +87,20 @@ impl Model {
         self.allowance = (self.allowance + frames).min(self.spare);
     }
 
-    fn received(&mut self, frames: &[Known]) -> Result<bool, Abuse> {
+    fn received(&mut self, frames: &[Known], now: Duration) -> Result<bool, Abuse> {
         let mut is_progress = false;
+        if self.is_told && self.leaves_by.is_none() {
+            self.leaves_by = Some(now + LEAVE);
+        }
         for frame in frames {
             let is_owed = self.calls.values().any(|(_, is_complete)| *is_complete);
             if frame.kind == RST_STREAM {
                 self.calls.remove(&frame.stream);
             }
             if frame.kind == HEADERS && frame.stream > self.newest {
+                if self.leaves_by.is_some_and(|end| now > end) {
+                    return Err(Abuse::Stays);
+                }
                 if self.calls.len() == MOST_CALLS {
                     return Err(Abuse::Calls);
                 }
@@ -123,6 +134,7 @@ impl Model {
             if matches!(frame.kind, DATA | HEADERS) {
                 self.earn(8);
             }
+            self.is_told |= frame.kind == GOAWAY;
             if frame.kind == DATA {
                 self.answered += frame.length;
             }
@@ -186,6 +198,8 @@ fuzz_target!(|data: &[u8]| {
         allowance: spare,
         room: bytes,
         answered: 0,
+        is_told: false,
+        leaves_by: None,
     };
     let (mut now, mut earned) = (Duration::ZERO, 0);
     // What came each way, and how many of its frames are known.
@@ -208,7 +222,7 @@ fuzz_target!(|data: &[u8]| {
             let times = u32::try_from(now.as_millis() / 50).unwrap();
             model.earn(times - earned);
             earned = times;
-            let expected = model.received(new);
+            let expected = model.received(new, now);
             // With nothing read, time is not looked at.
             let of_cut = traffic_of_cut.received(&[], at).and_then(|_| {
                 parts.try_fold(false, |any, part| Ok(any | traffic_of_cut.received(part, at)?))
