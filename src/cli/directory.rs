@@ -354,11 +354,16 @@ impl Directory {
 
     /// What an earlier check found, where the log is so long that it is not to be read whole.
     fn checked_before(&self, config: &Config) -> Option<Checked> {
-        let checked = Checked::from_bytes(&fs::read(self.checked_path()).ok()?);
-        if checked.is_none() {
-            tracing::warn!("what was checked before is damaged: the log is read whole");
-        }
-        let checked = checked?;
+        let checked = match fs::read(self.checked_path()) {
+            Ok(bytes) => Checked::from_bytes(&bytes),
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(_) => None,
+        };
+        let Some(checked) = checked else {
+            let path = self.checked_path();
+            tracing::warn!("{} cannot be used: the log is read whole", path.display());
+            return None;
+        };
         (checked.tree.size().0 > config.storage.checked_first).then_some(checked)
     }
 

@@ -115,6 +115,20 @@ impl Generation {
     }
 }
 
+/// From how many records on a start reads what was checked before behind the serving server.
+fn checked_first(records: u32) -> String {
+    format!("[storage]\nchecked_first = {records}")
+}
+
+/// Whether the next starts take the log for a long one, or read it whole.
+fn set_long(place: &Place, is_long: bool) {
+    let path = place.directory().join("countersign.toml");
+    let [long, short] = [1, u32::MAX].map(checked_first);
+    let config = std::fs::read_to_string(&path).unwrap();
+    let (from, to) = if is_long { (short, long) } else { (long, short) };
+    std::fs::write(&path, config.replace(&from, &to)).unwrap();
+}
+
 /// Starts the server; in some rounds it is killed first while it starts, at any moment of it.
 fn start(place: &Place, rng: &mut StdRng) -> Server {
     while rng.random_bool(0.15) {
@@ -133,8 +147,7 @@ async fn what_was_acknowledged_survives_sigkill_exactly_once() {
     println!("COUNTERSIGN_KILL_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let place = Place::new();
-    // What was checked before is read again behind the serving server, as of a long log.
-    place.configure("[storage]\nchecked_first = 1");
+    place.configure(&checked_first(1));
     let mut server = place.start();
     let mut generation = Generation::new(&server, 0, &mut rng).await;
     let mut former: Vec<Generation> = Vec::new();
@@ -144,6 +157,7 @@ async fn what_was_acknowledged_survives_sigkill_exactly_once() {
             let next = Generation::new(&server, round, &mut rng).await;
             former.push(std::mem::replace(&mut generation, next));
         }
+        set_long(&place, round % 2 == 0);
         let enough = 1 << rng.random_range(0..=MOST_ACKNOWLEDGED);
         let enough = rng.random_range(1..=enough);
         let progress = Arc::new(Progress { enough, ..Progress::default() });

@@ -47,7 +47,7 @@ CASES = [
     for is_long in ((False, True) if EVERYTHING else (number % 2 == 0,))
 ]
 # What the server goes on without, or makes anew: nothing that is acknowledged depends on it.
-DISPOSABLE = re.compile(r"views|tiles|run|data/head|data/vault\.next|keys/master\.key\.next|data/lock")
+DISPOSABLE = re.compile(r"views|tiles|run|data/head|data/checked|data/vault\.next|keys/master\.key\.next|data/lock")
 CHANGES = ("write", "sync", "truncate", "rename")
 # What a message tells an operator to do.
 HELP = re.compile(r"check the disk|start again|restore|put (it )?back|cannot be (written|read|locked)")
