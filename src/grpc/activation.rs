@@ -28,9 +28,9 @@ use crate::service::{Service, ServiceError};
 /// that does not by 4 µs.
 const NOT_FOUND_AFTER: Duration = Duration::from_millis(2);
 
-/// Waits until a moment. Tokio's own timer will not do: it has the system wake
-/// an idle thread so many whole milliseconds after the thread went to sleep, which is when the look
-/// was done; the answer would come later by what the look took.
+/// Waits until a moment. Tokio's own timer will not do: it has the system wake an idle thread so many
+/// whole milliseconds after the thread went to sleep, which is when the look was done; the answer would
+/// come later by what the look took.
 async fn not_before(moment: Instant) {
     if moment <= Instant::now() {
         return;
