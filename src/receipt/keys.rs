@@ -3,6 +3,7 @@
 //!
 //! A key's id is its thumbprint (RFC 7638, RFC 8037 §2), so it cannot be given to another key.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
 
 use aws_lc_rs::signature::Ed25519KeyPair;
@@ -67,8 +68,8 @@ struct RingKey {
     /// In a box, so that a growing `Vec` leaves no copy behind.
     key: Box<SigningKey>,
     /// The same key, where a signature takes half the time; its memory is overwritten when it is given
-    /// back, as all of AWS-LC's. It is there, since any 32 bytes are a seed, but for want of memory.
-    signer: Option<Ed25519KeyPair>,
+    /// back, as all of AWS-LC's.
+    signer: Ed25519KeyPair,
 }
 
 /// The public keys of a ring: what verifies a receipt. Never empty.
@@ -78,7 +79,9 @@ pub struct PublicKeys(Vec<(SigningKeyId, VerifyingKey)>);
 impl RingKey {
     fn new(seed: &[u8; 32]) -> Self {
         let key = Box::new(SigningKey::from_bytes(seed));
-        let signer = Ed25519KeyPair::from_seed_unchecked(seed).ok();
+        // Any 32 bytes are a seed, so that there was no memory for it.
+        let signer = Ed25519KeyPair::from_seed_unchecked(seed)
+            .unwrap_or_else(|_| handle_alloc_error(Layout::new::<Ed25519KeyPair>()));
         Self { id: thumbprint(&key.verifying_key()), key, signer }
     }
 
@@ -153,7 +156,7 @@ impl KeyRing {
     }
 
     pub(super) fn find(&self, id: &SigningKeyId) -> Option<&Ed25519KeyPair> {
-        self.keys().find(|key| key.id == *id)?.signer.as_ref()
+        self.keys().find(|key| key.id == *id).map(|key| &key.signer)
     }
 
     fn keys(&self) -> impl Iterator<Item = &RingKey> {
