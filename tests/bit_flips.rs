@@ -16,7 +16,7 @@ use countersign::proto::v1::{
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use support::{FOREVER, Place, Server, activation, files, reason};
+use support::{FOREVER, LONG_LOG, Place, Server, activation, files, reason};
 use tonic::transport::Channel;
 
 /// How many bits are flipped; more with `COUNTERSIGN_FLIPS`.
@@ -44,8 +44,6 @@ const PARTS: [(&str, u32); 11] = [
     ("views/", 3),
     ("tiles/", 4),
 ];
-/// No log is short.
-const LONG: &str = "[storage]\nchecked_first = 1";
 /// Keys that the server does not read: they are for two people to keep.
 const NOT_READ: [&str; 2] = ["actor-1.key", "actor-2.key"];
 
@@ -158,7 +156,7 @@ impl Trials {
         let whole = place.beside("whole");
         copy(&place.directory(), &whole);
         let config = fs::read_to_string(whole.join("countersign.toml")).unwrap();
-        let (is_long, rng) = (config.contains(LONG), StdRng::seed_from_u64(seed));
+        let (is_long, rng) = (config.contains(LONG_LOG), StdRng::seed_from_u64(seed));
         Self { place, whole, is_long, rng, outcomes: BTreeMap::new(), detected: [0; 2] }
     }
 
@@ -308,7 +306,7 @@ async fn a_flipped_bit_after_a_crash_is_found_or_does_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_of_a_long_log_is_found_or_does_no_harm() {
     let place = Place::in_memory();
-    place.configure(LONG);
+    place.configure(LONG_LOG);
     let all = history_and_a_restart(&place).await;
     try_flips(place, &all, 2).await;
 }

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 
 use countersign::domain::Position;
 use countersign::log::head::{Checkpoint, LogKey};
-use support::{Place, Server, activation};
+use support::{LONG_LOG, Place, Server, activation};
 
 const EMAIL: &str = "ada@example.com";
 
 /// A directory in which no log is too short, with some history.
 async fn place() -> (Place, String) {
     let place = Place::new();
-    place.configure("[storage]\nchecked_first = 1");
+    place.configure(LONG_LOG);
     let server = place.start();
     let key = server.issue(EMAIL, "App", 100).await;
     for nonce in 0..20 {

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use countersign::proto::v1::ActivateRequest;
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use countersign::proto::v1::{ActivateRequest, GetHistoryRequest, Purpose, get_history_request};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -127,6 +127,14 @@ pub(crate) fn request(licenses: &[License]) -> ActivateRequest {
         license_key: key.clone(),
         nonce: rand::random::<[u8; 16]>().to_vec(),
         binding: rand::random::<[u8; 32]>().to_vec(),
+    }
+}
+
+/// A look at the history of a license's person.
+pub(crate) fn look(License { email, .. }: &License) -> GetHistoryRequest {
+    GetHistoryRequest {
+        person: Some(get_history_request::Person::Email(email.clone())),
+        purpose: Purpose::CustomerSupport.into(),
     }
 }
 

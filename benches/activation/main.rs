@@ -28,7 +28,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
-use countersign::proto::v1::{GetHistoryRequest, Purpose, get_history_request};
 use mimalloc::MiMalloc;
 use tonic::transport::Certificate;
 
@@ -197,12 +196,8 @@ fn sync_micros(place: &Path, length: Duration) -> f64 {
 async fn activations(server: &Countersign, licenses: &[License]) -> u64 {
     let mut support = HistoryServiceClient::new(server.staff("support").await);
     let mut activations = 0;
-    for License { email, .. } in licenses {
-        let request = GetHistoryRequest {
-            person: Some(get_history_request::Person::Email(email.clone())),
-            purpose: Purpose::CustomerSupport.into(),
-        };
-        let history = support.get_history(request).await.unwrap().into_inner();
+    for license in licenses {
+        let history = support.get_history(load::look(license)).await.unwrap().into_inner();
         activations += history.licenses[0].activations_total;
     }
     activations

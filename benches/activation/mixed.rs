@@ -15,14 +15,12 @@ use std::time::{Duration, Instant};
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
 use countersign::proto::v1::privacy_service_client::PrivacyServiceClient;
-use countersign::proto::v1::{
-    CheckRequest, GetHistoryRequest, Purpose, SweepRetentionRequest, get_history_request,
-};
+use countersign::proto::v1::{CheckRequest, SweepRetentionRequest};
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use crate::load::{endpoint, request};
+use crate::load::{endpoint, look, request};
 use crate::support::servers::{Countersign, License, command};
 
 const CONNECTIONS: usize = 8;
@@ -54,7 +52,8 @@ impl Worker {
         let (mut receipt, mut calls) = (None, 0);
         while Instant::now() < end {
             if rand::random_bool(staff) {
-                self.look().await;
+                let license = &self.licenses[rand::random_range(0..self.licenses.len())];
+                self.support.get_history(look(license)).await.unwrap();
             } else if let Some(receipt) = receipt.take() {
                 self.app.check(CheckRequest { receipt }).await.unwrap();
             } else {
@@ -65,15 +64,6 @@ impl Worker {
             calls += 1;
         }
         calls
-    }
-
-    async fn look(&mut self) {
-        let License { email, .. } = &self.licenses[rand::random_range(0..self.licenses.len())];
-        let request = GetHistoryRequest {
-            person: Some(get_history_request::Person::Email(email.clone())),
-            purpose: Purpose::CustomerSupport.into(),
-        };
-        self.support.get_history(request).await.unwrap();
     }
 }
 

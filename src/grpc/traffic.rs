@@ -81,9 +81,17 @@ pub(super) struct Traffic {
     earned_until: Instant,
     /// Bytes of answers since the last progress.
     answered: usize,
-    /// Whether the server has said that the connection ends, and until when calls may begin then.
-    is_told_to_leave: bool,
-    leaves_by: Option<Instant>,
+    leave: Leave,
+}
+
+/// Whether calls may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Stays,
+    /// The server has said that the connection ends.
+    Told,
+    /// Until then those that were on their way.
+    By(Instant),
 }
 
 #[derive(Debug)]
@@ -106,8 +114,7 @@ impl Traffic {
             room,
             earned_until: now,
             answered: 0,
-            is_told_to_leave: false,
-            leaves_by: None,
+            leave: Leave::Stays,
         }
     }
 
@@ -115,8 +122,8 @@ impl Traffic {
     /// for its answer: from here on it is the server that must do something.
     pub(super) fn received(&mut self, mut bytes: &[u8], now: Instant) -> Result<bool, Abuse> {
         self.earn_by_time(now);
-        if self.is_told_to_leave {
-            self.leaves_by.get_or_insert(now + LEAVE);
+        if self.leave == Leave::Told {
+            self.leave = Leave::By(now + LEAVE);
         }
         let mut is_progress = false;
         while let Some(frame) = self.incoming.next(&mut bytes) {
@@ -143,8 +150,8 @@ impl Traffic {
                 }
                 Kind::Headers => self.earn(),
                 Kind::Reset => drop(self.end(frame.stream)),
-                Kind::GoAway => self.is_told_to_leave = true,
-                Kind::Continuation | Kind::Other => {}
+                Kind::GoAway if self.leave == Leave::Stays => self.leave = Leave::Told,
+                Kind::GoAway | Kind::Continuation | Kind::Other => {}
             }
             let has_ended = frame.ends_stream() && self.end(frame.stream);
             if has_ended || self.answered >= PROGRESS {
@@ -169,7 +176,7 @@ impl Traffic {
         match frame.kind {
             Kind::Reset => drop(self.end(frame.stream)),
             Kind::Headers if frame.stream > self.newest => {
-                if self.leaves_by.is_some_and(|end| end < now) {
+                if matches!(self.leave, Leave::By(end) if end < now) {
                     return Err(Abuse::Stays);
                 }
                 if self.calls.len() == MOST_CALLS {

@@ -17,7 +17,7 @@ use known::{Issued, License};
 use load::{Client, Progress};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use support::{Place, Server, activation};
+use support::{LONG_LOG, Place, Server, activation};
 use tokio::task::JoinSet;
 
 const ADA: &str = "ada@example.com";
@@ -115,18 +115,15 @@ impl Generation {
     }
 }
 
-/// From how many records on a start reads what was checked before behind the serving server.
-fn checked_first(records: u32) -> String {
-    format!("[storage]\nchecked_first = {records}")
-}
+/// Configuration by which every log is short, and read whole at a start.
+const SHORT_LOG: &str = "[storage]\nchecked_first = 4294967295";
 
 /// Whether the next starts take the log for a long one, or read it whole.
 fn set_long(place: &Place, is_long: bool) {
     let path = place.directory().join("countersign.toml");
-    let [long, short] = [1, u32::MAX].map(checked_first);
     let config = std::fs::read_to_string(&path).unwrap();
-    let (from, to) = if is_long { (short, long) } else { (long, short) };
-    std::fs::write(&path, config.replace(&from, &to)).unwrap();
+    let (from, to) = if is_long { (SHORT_LOG, LONG_LOG) } else { (LONG_LOG, SHORT_LOG) };
+    std::fs::write(&path, config.replace(from, to)).unwrap();
 }
 
 /// Starts the server; in some rounds it is killed first while it starts, at any moment of it.
@@ -147,7 +144,7 @@ async fn what_was_acknowledged_survives_sigkill_exactly_once() {
     println!("COUNTERSIGN_KILL_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let place = Place::new();
-    place.configure(&checked_first(1));
+    place.configure(LONG_LOG);
     let mut server = place.start();
     let mut generation = Generation::new(&server, 0, &mut rng).await;
     let mut former: Vec<Generation> = Vec::new();

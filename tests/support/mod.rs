@@ -31,6 +31,9 @@ use tonic_types::StatusExt as _;
 /// A test that waits for so long has failed.
 pub const FOREVER: Duration = Duration::from_secs(60);
 
+/// Configuration by which no log is short: what was checked before is read again behind the serving server.
+pub const LONG_LOG: &str = "[storage]\nchecked_first = 1";
+
 /// A directory that is gone after the test.
 pub struct Place {
     root: TempDir,
