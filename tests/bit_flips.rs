@@ -342,5 +342,7 @@ async fn try_flips(place: Place, all: &[Acknowledged], more: u64) {
         }
     }
     trials.report();
+    let [detected, named] = trials.detected;
+    assert_eq!(named, detected, "what is damaged in the log is not named by a position");
     assert!(failures.is_empty(), "{} went wrong:\n{}", failures.len(), failures.join("\n"));
 }

@@ -15,6 +15,7 @@ pub mod metered;
 pub mod note;
 pub mod record;
 pub mod sled;
+mod survey;
 mod tail;
 pub mod tree;
 

@@ -26,6 +26,7 @@ use ::sled::Db;
 use super::chunk::{COMMIT, MORE, chunk, foreign, parts, position};
 use super::contained::{Contained, contain};
 use super::durability::{Flush, make_flush_durable};
+use super::survey::survey;
 use super::tail::Tail;
 use super::{Append, Log, LogError};
 use crate::domain::Position;
@@ -66,7 +67,7 @@ impl SledLog {
             fs::remove_file(torn)?;
         }
         let flush = make_flush_durable();
-        let db = open_db(directory, cache_bytes)?;
+        let db = open_db(directory, cache_bytes).map_err(|error| surveyed(error, &file, &tail))?;
         let log = Self { db, sync: (flush == Flush::NeedsSync).then_some(file), tail };
         log.remove_uncommitted()?;
         let head = log.head()?;
@@ -132,6 +133,18 @@ fn open_contained(config: &::sled::Config) -> Result<Contained<Db>, LogError> {
             opened => return opened.map(Contained::new).map_err(engine),
         }
     }
+}
+
+/// Adds to what sled says what it does not: which record is lost.
+fn surveyed(error: LogError, file: &File, tail: &Tail) -> LogError {
+    let LogError::Engine(what) = &error else { return error };
+    let Ok(survey) = tail.read().and_then(|end| survey(file, end)) else { return error };
+    let position = survey.first_missing;
+    LogError::Engine(if survey.is_missed {
+        format!("{what}, and the record at position {position} is nowhere whole in data/log/db")
+    } else {
+        format!("{what}, though each record before position {position} is whole in data/log/db")
+    })
 }
 
 fn torn_snapshots(directory: &Path) -> io::Result<Vec<PathBuf>> {
