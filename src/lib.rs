@@ -18,6 +18,7 @@
 //! - [`export`]: all that is held about a person, as one document.
 //! - [`webhook`]: recipients of data are told of rectification and erasure.
 //! - [`policy`]: what may be held, why, for how long, and who gets it.
+//! - [`background`]: what gives way to all of that.
 //! - [`config`], [`telemetry`], [`metrics`], [`ops`], [`hardening`], [`cli`]: the operator's side.
 //!
 //! Imports run one way, `cli, grpc → service → {log, vault, views, receipt, export, policy} → seal →
@@ -28,6 +29,7 @@
 // Nothing that input, disk or network can cause may panic.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod background;
 pub mod backup;
 pub mod cli;
 pub mod config;

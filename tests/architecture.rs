@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, and what of ours it may import.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("domain", &[]),
     ("proto", &[]),
     ("policy", &["domain"]),
+    ("background", &[]),
     ("telemetry", &[]),
     ("metrics", &[]),
     ("hardening", &[]),
@@ -18,11 +19,12 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("log", &["domain", "metrics", "proto", "seal"]),
     ("tlog", &["domain", "log"]),
     ("vault", &["domain", "log", "seal"]),
-    ("backup", &["domain", "log", "telemetry", "vault"]),
+    ("backup", &["background", "domain", "log", "telemetry", "vault"]),
     ("views", &["domain", "log"]),
     (
         "service",
         &[
+            "background",
             "domain",
             "export",
             "log",
@@ -36,7 +38,10 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "views",
         ],
     ),
-    ("grpc", &["backup", "domain", "metrics", "proto", "service", "telemetry", "tlog"]),
+    (
+        "grpc",
+        &["background", "backup", "domain", "metrics", "proto", "service", "telemetry", "tlog"],
+    ),
     ("webhook", &["domain", "service"]),
     ("config", &["domain", "grpc", "ops", "service", "telemetry"]),
     (

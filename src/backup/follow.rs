@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::Duration;
 
 use super::BackupError;
 use super::archive::{Archive, Finish, Source};
+use crate::background;
 use crate::domain::Position;
 use crate::telemetry::Trouble;
 
@@ -55,7 +55,7 @@ impl Follower {
         let archived = Arc::new(Archived::default());
         let directory = directory.to_owned();
         let run = Run { directory, source, archived: Arc::clone(&archived) };
-        thread::Builder::new().name("archive".to_owned()).spawn(move || {
+        background::spawn("archive", move || {
             run.until(&told_to_end);
             // Nobody may wait any more.
             let _ = tell_ended.send(());

@@ -159,6 +159,9 @@ pub enum BackupError {
         /// Why.
         error: HeadError,
     },
+    /// There is no thread for it.
+    #[error("the system gives no thread for a backup: {0}; try again")]
+    Thread(std::io::Error),
     /// Whoever asked for it has gone.
     #[error("the backup was stopped before its end; what was backed up before is as it was")]
     Stopped,

@@ -8,6 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::status::{Fields, backup as backup_status};
+use crate::background;
 use crate::backup::{Archive, BackupError, Finish, Source};
 use crate::domain::Position;
 use crate::proto::v1::operator_service_server::OperatorService;
@@ -35,7 +36,7 @@ impl OperatorService for OperatorHandler {
         }
         let source = self.0.clone();
         let (messages, stream) = mpsc::channel::<Result<BackupResponse, Status>>(MESSAGES);
-        tokio::task::spawn_blocking(move || {
+        let work = move || {
             let tell = |message| match messages.blocking_send(message) {
                 Ok(()) => ControlFlow::Continue(()),
                 // The operator has gone, or the server ends.
@@ -52,7 +53,9 @@ impl OperatorService for OperatorHandler {
             if told.is_break() {
                 tracing::warn!("nobody waited for the end of a backup");
             }
-        });
+        };
+        let thread = background::spawn("backup", work).map_err(BackupError::Thread);
+        thread.map_err(|error| backup_status(&error))?;
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -19,6 +19,7 @@ use super::requests::RequestDetails;
 use super::store::StoreError;
 use super::writer::Request;
 use super::{Service, ServiceError, Staff, reading};
+use crate::background;
 use crate::domain::{
     Authority, By, Category, Email, ErasureId, ErasureReason, Event, Notice, Operation, PersonName,
     Position, Purpose, RecipientName, Rejection, RequestId, RequestKind, RestrictionKind,
@@ -449,7 +450,8 @@ impl Service {
         let mut next = Some(SubjectId::from_bytes([0; 16]));
         while let Some(from) = next {
             let service = Arc::clone(self);
-            let page = reading(move || service.read_expired(from)).await?;
+            let page = background::run("sweep", move || service.read_expired(from));
+            let page = page.await.ok_or(ServiceError::Stopped)??;
             next = page.next;
             for (subject, records) in page.expired {
                 if !dry_run {

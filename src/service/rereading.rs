@@ -7,6 +7,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
+use crate::background;
 use crate::log::checked::check_again;
 use crate::log::head::{Checkpoint, HeadError};
 use crate::log::{Log, LogError};
@@ -43,7 +44,7 @@ impl Rereading {
             // Where nobody waits for it any more, it is given to who ends this.
             tell.send(result).or_else(|result| result)
         };
-        let thread = thread::Builder::new().name("reread".to_owned()).spawn(read)?;
+        let thread = background::spawn("reread", read)?;
         Ok((Self { end, thread: Some(thread), has_found }, Found(found)))
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{Service, ServiceError, reading};
+use crate::background;
 use crate::domain::Position;
 use crate::export;
 use crate::log::head::{Checkpoint, LogKey};
@@ -147,7 +148,7 @@ impl Publisher {
             is_public: publication.is_public,
         };
         let run = move || publication.until_end(&orders, &publish);
-        let thread = thread::Builder::new().name("tiles".to_owned()).spawn(run)?;
+        let thread = background::spawn("tiles", run)?;
         Ok((Self { told, thread }, transparency))
     }
 
@@ -361,13 +362,12 @@ impl Transparency {
         let waits = Arc::new(());
         let waiting = Arc::downgrade(&waits);
         let (this, checkpoint) = (Arc::clone(self), of.checkpoint);
-        let found = reading(move || {
+        let found = background::run("search", move || {
             let _search = search;
             let is_wanted = || waiting.strong_count() > 0;
-            let found = this.tiles.find(&hash, &checkpoint, is_wanted);
-            Ok(this.seen(found)?)
+            this.seen(this.tiles.find(&hash, &checkpoint, is_wanted))
         });
-        found.await?.ok_or(ServiceError::NotInLog)
+        found.await.ok_or(ServiceError::Stopped)??.ok_or(ServiceError::NotInLog)
     }
 
     /// The path to a record, which is one of those.
