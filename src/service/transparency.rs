@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{Service, ServiceError, reading};
@@ -37,6 +37,8 @@ const REREAD: Duration = Duration::from_secs(60);
 const LONGEST_REREAD: Duration = Duration::from_secs(60 * 60);
 /// How long a call waits for a checkpoint that it needs. Less than a call may take.
 const WAIT: Duration = Duration::from_secs(5);
+/// How many receipts whose record is to be proven are verified at once: many cost as much as activations.
+const RECEIPTS: usize = 4;
 /// How many calls look through the whole tree at once: it costs a read of 32 bytes a record.
 const SEARCHES: usize = 1;
 /// The least time between two checkpoints, whoever asks: those who wait share one.
@@ -122,6 +124,7 @@ pub struct Transparency {
     tiles: TileDirectory,
     tree: Arc<Mutex<CompactRange>>,
     log_key: VerifierKey,
+    receipts: Arc<Semaphore>,
     searches: Arc<Semaphore>,
     is_public: bool,
 }
@@ -144,6 +147,7 @@ impl Publisher {
             tiles: TileDirectory::new(&publication.directory),
             tree: Arc::clone(&publication.tree),
             log_key: publication.key.public().clone(),
+            receipts: Arc::new(Semaphore::new(RECEIPTS)),
             searches: Arc::new(Semaphore::new(SEARCHES)),
             is_public: publication.is_public,
         };
@@ -289,6 +293,12 @@ fn ends_within(wait: Duration, orders: &mpsc::Receiver<Told>) -> bool {
     }
 }
 
+/// Waits for its turn, for so long at most.
+async fn turn(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ServiceError> {
+    let turn = timeout(WAIT, Arc::clone(turns).acquire_owned()).await;
+    turn.map_err(|_| ServiceError::Overloaded)?.map_err(|_| ServiceError::Stopped)
+}
+
 impl Transparency {
     /// The newest checkpoint. `None`: there is none yet.
     pub fn newest(&self) -> Option<Arc<Published>> {
@@ -356,9 +366,7 @@ impl Transparency {
         hash: RecordHash,
         of: &Published,
     ) -> Result<Position, ServiceError> {
-        let search = timeout(WAIT, Arc::clone(&self.searches).acquire_owned()).await;
-        let search = search.map_err(|_| ServiceError::Overloaded)?;
-        let search = search.map_err(|_| ServiceError::Stopped)?;
+        let search = turn(&self.searches).await?;
         let waits = Arc::new(());
         let waiting = Arc::downgrade(&waits);
         let (this, checkpoint) = (Arc::clone(self), of.checkpoint);
@@ -444,15 +452,14 @@ impl Service {
         hint: Option<Position>,
     ) -> Result<InclusionProof, ServiceError> {
         let transparency = Arc::clone(self.transparency()?);
-        let claims = self.receipt_keys.verify(receipt)?;
-        let hash = claims.record;
-        let known = self.store.views.activation(claims.activation)?.map(|known| known.activated);
-        let at = match known {
-            Some(position) => {
-                let (_, known) = self.store.header_and_hash(position)?;
-                (known == hash).then_some(position)
-            }
-            None => None,
+        let (hash, at) = {
+            let turn = turn(&transparency.receipts).await?;
+            let (service, receipt) = (Arc::clone(self), receipt.to_owned());
+            let record = background::run("proof", move || {
+                let _turn = turn;
+                service.record_of(&receipt)
+            });
+            record.await.ok_or(ServiceError::Stopped)??
         };
         let (index, published) = match at {
             Some(at) => (at, transparency.covering(at).await?),
@@ -465,6 +472,17 @@ impl Service {
             Ok(InclusionProof { index, path, checkpoint: published.note.clone() })
         })
         .await
+    }
+
+    /// The hash of the record that a receipt names, and its position, if the views know it.
+    fn record_of(&self, receipt: &str) -> Result<(RecordHash, Option<Position>), ServiceError> {
+        let claims = self.receipt_keys.verify(receipt)?;
+        let hash = claims.record;
+        let Some(known) = self.store.views.activation(claims.activation)? else {
+            return Ok((hash, None));
+        };
+        let (_, stored) = self.store.header_and_hash(known.activated)?;
+        Ok((hash, (stored == hash).then_some(known.activated)))
     }
 
     /// The proof that the log is a continuation of its first `size` records.
