@@ -6,10 +6,12 @@ A directory with some history is copied for each trial. In one server's life on 
 every kind of change to its end, the Nth call of one kind fails (`faults.c`); then a server without
 faults starts on what is left. N goes over some calls on each file, or, with `COUNTERSIGN_FAULTS=all`,
 over all of them until a life ends without having come to its Nth call. The log is read whole at a start,
-or what was checked before is read again behind the serving server, as of a long one.
+or what was checked before is read again behind the serving server, as of a long one; beside that one the
+server keeps an archive, which must have all in it when the server without faults has ended.
 """
 
 import collections
+import json
 import os
 import pathlib
 import re
@@ -47,7 +49,7 @@ CASES = [
     for is_long in ((False, True) if EVERYTHING else (number % 2 == 0,))
 ]
 # What the server goes on without, or makes anew: nothing that is acknowledged depends on it.
-DISPOSABLE = re.compile(r"views|tiles|run|data/head|data/checked|data/vault\.next|keys/master\.key\.next|data/lock")
+DISPOSABLE = re.compile(r"views|tiles|run|archive|data/head|data/checked|data/vault\.next|keys/master\.key\.next|data/lock")
 # What nothing goes on without: the server ends.
 VITAL = ("data/log/db", "data/log/tail", "data/vault", "ledger/erasures")
 CHANGES = ("write", "sync", "truncate", "rename")
@@ -71,10 +73,12 @@ class History:
     """What a directory holds whose server was killed, and what is to be asked of the next one."""
 
     def __init__(self, directory, is_long):
+        self.is_long = is_long
         server = Server(directory)
         if is_long:
             with open(directory / "countersign.toml", "a") as config:
                 config.write("\n[storage]\nchecked_first = 1\n")
+                config.write('\n[archive]\ndirectory = "archive"\n')
             server.stop()
             server.start()
         self.license = server.issue(email=ADA, seats=50)
@@ -262,6 +266,13 @@ def check_restart(server, life):
         assert is_final or not erasure.HasField("final_at")
 
 
+def check_archive(server):
+    """It is whole, and has all that the log has."""
+    archive = server.directory / "archive"
+    ends = [json.loads(server.command("--json", "verify", *of))["records"] for of in ((), (archive,))]
+    assert ends[0] == ends[1], f"the log and the archive have {ends} records"
+
+
 def trial(place, history, whole, shim, call, number, error):
     """What failed, and what came of it."""
     server = FaultyServer(place / "data", whole, shim, call, number, error)
@@ -301,6 +312,8 @@ def trial(place, history, whole, shim, call, number, error):
         server.start()
         check_restart(server, life)
         server.stop()
+        if history.is_long:
+            check_archive(server)
     except (AssertionError, grpc.RpcError) as wrong:
         raise AssertionError(f"after the restart: {wrong}\n{shown}") from wrong
     server.process.stdout.close()

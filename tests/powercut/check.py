@@ -8,7 +8,7 @@ import grpc
 
 from countersign.v1 import activation_pb2, history_pb2, license_pb2, privacy_pb2
 from history import Activation, License
-from scenario import LONG_LOG, backup_of, reason, request_of
+from scenario import ARCHIVE, LONG_LOG, archive_of, backup_of, reason, request_of
 from server import BINARY, DEADLINE, Refused, Server
 
 ROLES = ("issuer", "support", "privacy")
@@ -313,6 +313,9 @@ def check(root, history, at, rng, log_path):
         read_whole(directory)
     if expected.backups:
         command(wrong, "--dir", directory, "verify", backup_of(directory))
+    # Before it is there, the archive states nothing.
+    if os.path.exists(f"{archive_of(directory)}/manifest"):
+        command(wrong, "--dir", directory, "verify", archive_of(directory))
     kills = rng.random() < 0.5
     for number in range(2):
         try:
@@ -329,9 +332,19 @@ def check(root, history, at, rng, log_path):
             code = server.stop(kill=kills and number == 0)
         if code != (-9 if kills and number == 0 else 0):
             wrong.note("error", f"exit code {code} of start {number + 1}")
-    if expected.backups:
-        check_restored(directory, Expected(history, expected.backups[-1].begun, at), rng, wrong)
+    if is_archived(directory) and rng.random() < 0.5:
+        # The server has ended in order, so that all is in it: also what came after the cut.
+        check_restored(directory, expected, rng, wrong, archive_of(directory))
+    elif expected.backups:
+        # From the newest backup that was finished, or from one that was begun since.
+        before = Expected(history, expected.backups[-1].begun, at)
+        check_restored(directory, before, rng, wrong, "--lose-newer", backup_of(directory))
     return wrong
+
+
+def is_archived(directory):
+    with open(f"{directory}/countersign.toml", encoding="utf-8") as file:
+        return ARCHIVE in file.read()
 
 
 def read_whole(directory):
@@ -343,9 +356,8 @@ def read_whole(directory):
         file.write(config.replace(LONG_LOG, ""))
 
 
-def check_restored(directory, expected, rng, wrong):
-    """From the newest backup that was finished, or from one that was begun since."""
-    if not command(wrong, "--dir", directory, "restore", "--lose-newer", backup_of(directory)):
+def check_restored(directory, expected, rng, wrong, *source):
+    if not command(wrong, "--dir", directory, "restore", *source):
         return
     server = Server(directory, f"{directory}.log", ROLES)
     try:

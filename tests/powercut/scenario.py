@@ -36,6 +36,8 @@ HEAD_DEADLINE = 30
 PACE = 0.2
 # From then on every log is long: what was checked before is read again behind the serving server.
 LONG_LOG = "[storage]\nchecked_first = 1"
+# And the server keeps an archive.
+ARCHIVE = '[archive]\ndirectory = "archive"'
 
 
 class Process:
@@ -275,6 +277,7 @@ def whole_life(run):
     run.phase("restart")
     run.end()
     run.configure(LONG_LOG)
+    run.configure(ARCHIVE)
     run.serve()
     at_once(2, [(run.activate, ada)] * 4)
     run.phase("rectify")
@@ -323,6 +326,10 @@ def back_up(run):
 
 def backup_of(directory):
     return f"{directory}-backup"
+
+
+def archive_of(directory):
+    return f"{directory}/archive"
 
 
 def first_start(run):
