@@ -19,7 +19,7 @@ const IDLE: usize = 2600;
 /// How many of one client's: fewer than it may have.
 const OF_EACH: usize = 130;
 /// Handshakes at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 4;
 
 /// A `ClientHello` that claims 64 KiB and brings all but the end, in TLS records of 16 KiB.
 fn long_hello() -> Vec<u8> {
