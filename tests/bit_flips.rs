@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::{
-    DeactivateRequest, RectifySubjectRequest, RequestKind, SuspendLicenseRequest,
+    DeactivateRequest, GetHistoryResponse, RectifySubjectRequest, RequestKind,
+    SuspendLicenseRequest,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -127,6 +128,21 @@ async fn differing(server: &Server, all: &[Acknowledged]) -> Vec<u128> {
     wrong
 }
 
+/// What support is told of persons.
+async fn seen(server: &Server) -> Vec<Result<GetHistoryResponse, String>> {
+    let mut seen = Vec::new();
+    for email in [ADA, GRACE, GRACE_BEFORE, SUSPENDED, ERASED] {
+        seen.push(server.history(email).await.map_err(|status| reason(&status)));
+    }
+    seen
+}
+
+/// What a flip must leave as it is.
+struct Known {
+    activations: Vec<Acknowledged>,
+    seen: Vec<Result<GetHistoryResponse, String>>,
+}
+
 /// What came of a flip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
@@ -199,7 +215,7 @@ impl Trials {
     }
 
     /// Starts a server on what is there, and says what came of it, or what is wrong with that.
-    async fn outcome(&self, all: &[Acknowledged]) -> Result<Outcome, String> {
+    async fn outcome(&self, known: &Known) -> Result<Outcome, String> {
         let mut server = match self.place.try_start() {
             Ok(server) => server,
             Err((Some(1), log)) if is_helpful(&log) => return Ok(Outcome::Detected),
@@ -209,7 +225,8 @@ impl Trials {
             }
             Err((code, log)) => return Err(format!("exit code {code:?}, no help in: {log}")),
         };
-        let wrong = differing(&server, all).await;
+        let wrong = differing(&server, &known.activations).await;
+        let is_seen = seen(&server).await == known.seen;
         let log = || fs::read_to_string(self.place.log_path()).unwrap();
         if self.is_long {
             let read = ["the log was read again", "is read whole", "all is read"];
@@ -224,6 +241,9 @@ impl Trials {
             }
         }
         let (ended, log) = (server.terminate(), log());
+        if !is_seen {
+            return Err(format!("served, and another history; {log}"));
+        }
         if !wrong.is_empty() {
             return Err(format!("served, and another answer to {wrong:?}; {log}"));
         }
@@ -288,8 +308,8 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_is_found_or_does_no_harm() {
     let place = Place::in_memory();
-    let all = history_and_a_restart(&place).await;
-    try_flips(place, &all, 0).await;
+    let known = history_and_a_restart(&place).await;
+    try_flips(place, &known, 0).await;
 }
 
 /// A third on one whose server was killed, so that the head file has not come to the end.
@@ -297,9 +317,10 @@ async fn a_flipped_bit_is_found_or_does_no_harm() {
 async fn a_flipped_bit_after_a_crash_is_found_or_does_no_harm() {
     let place = Place::in_memory();
     let server = place.start();
-    let all = history(&server).await;
+    let activations = history(&server).await;
+    let known = Known { activations, seen: seen(&server).await };
     server.kill();
-    try_flips(place, &all, 1).await;
+    try_flips(place, &known, 1).await;
 }
 
 /// And a third on one whose log is read behind the serving server.
@@ -307,28 +328,29 @@ async fn a_flipped_bit_after_a_crash_is_found_or_does_no_harm() {
 async fn a_flipped_bit_of_a_long_log_is_found_or_does_no_harm() {
     let place = Place::in_memory();
     place.configure(LONG_LOG);
-    let all = history_and_a_restart(&place).await;
-    try_flips(place, &all, 2).await;
+    let known = history_and_a_restart(&place).await;
+    try_flips(place, &known, 2).await;
 }
 
 /// A history after an orderly end, with all that a restart leaves.
-async fn history_and_a_restart(place: &Place) -> Vec<Acknowledged> {
+async fn history_and_a_restart(place: &Place) -> Known {
     let server = place.start();
-    let all = history(&server).await;
+    let activations = history(&server).await;
     assert!(server.terminate().success());
     let server = place.start();
-    assert_eq!(differing(&server, &all).await, []);
+    assert_eq!(differing(&server, &activations).await, []);
+    let known = Known { activations, seen: seen(&server).await };
     assert!(server.terminate().success());
-    all
+    known
 }
 
-async fn try_flips(place: Place, all: &[Acknowledged], more: u64) {
+async fn try_flips(place: Place, known: &Known, more: u64) {
     let seed = setting("COUNTERSIGN_FLIP_SEED", SEED) + more;
     let mut trials = Trials::new(place, seed);
     let mut failures = Vec::new();
     for trial in 0..setting("COUNTERSIGN_FLIPS", FLIPS).div_ceil(3) {
         let (name, byte) = trials.flip();
-        match trials.outcome(all).await {
+        match trials.outcome(known).await {
             Ok(outcome) => {
                 if outcome == Outcome::Detected && name == "data/log/db" {
                     trials.count_named();

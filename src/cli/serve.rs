@@ -51,7 +51,8 @@ use reload::{Reloaded, certificates, webhooks};
 
 /// How long the writer may take to end what waits after the last call has ended.
 const WRITER_END: Duration = Duration::from_secs(10);
-/// How long reads that nobody waits for any more may hold the process up.
+/// How long reads that nobody waits for any more may hold the process up. Backups and searches do not: what
+/// they leave half done is of no account.
 const READS_END: Duration = Duration::from_secs(1);
 
 /// Serve apps and staff.
@@ -393,7 +394,7 @@ async fn upkeep(service: Arc<Service>) {
             tracing::warn!("days are not counted yet: {error}");
         }
         if round % SWEEP_EVERY == 1 {
-            match service.sweep(false).await {
+            match service.sweep_daily().await {
                 Ok(swept) => tracing::info!(persons = swept.subjects, "the retention was swept"),
                 Err(error) => tracing::warn!("the retention sweep stopped: {error}"),
             }

@@ -167,6 +167,14 @@ fn engine(error: ::sled::Error) -> LogError {
     }
 }
 
+/// The same, where it is about the records from a position on.
+fn engine_at(error: ::sled::Error, position: Position) -> LogError {
+    match engine(error) {
+        LogError::Engine(what) => LogError::Engine(format!("{what} from position {position} on")),
+        other => other,
+    }
+}
+
 /// sled wraps an error of the system in the debug form of another; its kind says the same to people.
 fn plain(error: io::Error) -> io::Error {
     match error.kind() {
@@ -206,7 +214,7 @@ impl Log for SledLog {
         let mut records = Vec::with_capacity(limit.min(super::PAGE));
         // The chunk that `from` is in begins at it or before.
         let containing = self.db.range(..=from.0.to_be_bytes()).next_back();
-        let Some((key, _)) = containing.transpose().map_err(engine)? else {
+        let Some((key, _)) = containing.transpose().map_err(|error| engine_at(error, from))? else {
             // What there is begins later, if there is anything.
             return if self.db.is_empty() { Ok(records) } else { Err(LogError::Gap(from)) };
         };
@@ -215,7 +223,7 @@ impl Log for SledLog {
             if records.len() == limit {
                 break;
             }
-            let (key, value) = entry.map_err(engine)?;
+            let (key, value) = entry.map_err(|error| engine_at(error, next.max(from)))?;
             let first = position(&key)?;
             if first != next {
                 return Err(LogError::Gap(next.max(from)));

@@ -245,9 +245,14 @@ mod tests {
     #[test]
     fn ciphers_and_keys_are_overwritten_when_dropped() {
         fn overwritten<T: zeroize::ZeroizeOnDrop>() {}
+        fn holds<T: zeroize::ZeroizeOnDrop>(_: &T) {}
         overwritten::<Zeroizing<[u8; 32]>>();
         overwritten::<ed25519_dalek::SigningKey>();
         overwritten::<x25519_dalek::StaticSecret>();
+        let data = key(1);
+        holds(&data.0);
+        holds(&TagKey::from_key(&data).0);
+        holds(&RecordKey::derive(&data, &[2; 16]).key);
     }
 
     #[test]

@@ -19,7 +19,6 @@ use super::requests::RequestDetails;
 use super::store::StoreError;
 use super::writer::Request;
 use super::{Service, ServiceError, Staff, reading};
-use crate::background;
 use crate::domain::{
     Authority, By, Category, Email, ErasureId, ErasureReason, Event, Notice, Operation, PersonName,
     Position, Purpose, RecipientName, Rejection, RequestId, RequestKind, RestrictionKind,
@@ -446,14 +445,25 @@ impl Service {
 
     /// Erases what was kept for as long as the policy says; or counts it only.
     pub async fn sweep(self: &Arc<Self>, dry_run: bool) -> Result<Swept, ServiceError> {
+        self.sweep_with_rests(dry_run, 0).await
+    }
+
+    /// The same, when nobody waits for it: after each look it rests for three times as long.
+    pub async fn sweep_daily(self: &Arc<Self>) -> Result<Swept, ServiceError> {
+        self.sweep_with_rests(false, 3).await
+    }
+
+    async fn sweep_with_rests(
+        self: &Arc<Self>,
+        dry_run: bool,
+        rests: u32,
+    ) -> Result<Swept, ServiceError> {
         let mut swept = Swept::default();
         let mut next = Some(SubjectId::from_bytes([0; 16]));
         while let Some(from) = next {
             let (service, began) = (Arc::clone(self), Instant::now());
-            let page = background::run("sweep", move || service.read_expired(from));
-            let page = page.await.ok_or(ServiceError::Stopped)??;
-            // Half of the time others have for themselves what it looks at.
-            sleep(began.elapsed()).await;
+            let page = reading(move || service.read_expired(from)).await?;
+            sleep(rests * began.elapsed()).await;
             next = page.next;
             for (subject, records) in page.expired {
                 if !dry_run {

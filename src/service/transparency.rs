@@ -35,10 +35,13 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How long until all of a log that is not what it was is read again: first, and at most.
 const REREAD: Duration = Duration::from_secs(60);
 const LONGEST_REREAD: Duration = Duration::from_secs(60 * 60);
-/// How long a call waits for a checkpoint that it needs. Less than a call may take.
-const WAIT: Duration = Duration::from_secs(5);
+/// How long a call waits for a checkpoint that it needs, and for a look through the whole tree. With what it
+/// waits for before, it is less than a call may take.
+const WAIT: Duration = Duration::from_secs(4);
 /// How many receipts whose record is to be proven are verified at once: many cost as much as activations.
 const RECEIPTS: usize = 4;
+/// How long a receipt waits for that.
+const RECEIPT_WAIT: Duration = Duration::from_secs(1);
 /// How many calls look through the whole tree at once: it costs a read of 32 bytes a record.
 const SEARCHES: usize = 1;
 /// The least time between two checkpoints, whoever asks: those who wait share one.
@@ -152,7 +155,7 @@ impl Publisher {
             is_public: publication.is_public,
         };
         let run = move || publication.until_end(&orders, &publish);
-        let thread = background::spawn("tiles", run)?;
+        let thread = thread::Builder::new().name("tiles".to_owned()).spawn(run)?;
         Ok((Self { told, thread }, transparency))
     }
 
@@ -294,8 +297,11 @@ fn ends_within(wait: Duration, orders: &mpsc::Receiver<Told>) -> bool {
 }
 
 /// Waits for its turn, for so long at most.
-async fn turn(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ServiceError> {
-    let turn = timeout(WAIT, Arc::clone(turns).acquire_owned()).await;
+async fn turn(
+    turns: &Arc<Semaphore>,
+    wait: Duration,
+) -> Result<OwnedSemaphorePermit, ServiceError> {
+    let turn = timeout(wait, Arc::clone(turns).acquire_owned()).await;
     turn.map_err(|_| ServiceError::Overloaded)?.map_err(|_| ServiceError::Stopped)
 }
 
@@ -345,6 +351,19 @@ impl Transparency {
         Ok((self.find(hash, &published).await?, published))
     }
 
+    /// Verifies a receipt, on a thread that gives way. As few at once as may.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        verify: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let turn = turn(&self.receipts, RECEIPT_WAIT).await?;
+        let verified = background::run("proof", move || {
+            let _turn = turn;
+            verify()
+        });
+        verified.await.map_err(|_| ServiceError::Overloaded)
+    }
+
     /// Whether a record is at a position, as far as the tiles tell: the path is still to show it.
     async fn is_at(
         self: &Arc<Self>,
@@ -366,7 +385,7 @@ impl Transparency {
         hash: RecordHash,
         of: &Published,
     ) -> Result<Position, ServiceError> {
-        let search = turn(&self.searches).await?;
+        let search = turn(&self.searches, WAIT).await?;
         let waits = Arc::new(());
         let waiting = Arc::downgrade(&waits);
         let (this, checkpoint) = (Arc::clone(self), of.checkpoint);
@@ -375,7 +394,8 @@ impl Transparency {
             let is_wanted = || waiting.strong_count() > 0;
             this.seen(this.tiles.find(&hash, &checkpoint, is_wanted))
         });
-        found.await.ok_or(ServiceError::Stopped)??.ok_or(ServiceError::NotInLog)
+        let found = found.await.map_err(|_| ServiceError::Overloaded)??;
+        found.ok_or(ServiceError::NotInLog)
     }
 
     /// The path to a record, which is one of those.
@@ -452,14 +472,17 @@ impl Service {
         hint: Option<Position>,
     ) -> Result<InclusionProof, ServiceError> {
         let transparency = Arc::clone(self.transparency()?);
-        let (hash, at) = {
-            let turn = turn(&transparency.receipts).await?;
-            let (service, receipt) = (Arc::clone(self), receipt.to_owned());
-            let record = background::run("proof", move || {
-                let _turn = turn;
-                service.record_of(&receipt)
-            });
-            record.await.ok_or(ServiceError::Stopped)??
+        let (service, receipt) = (Arc::clone(self), receipt.to_owned());
+        let verify = move || service.receipt_keys.verify(&receipt);
+        let claims = transparency.in_turn(verify).await??;
+        let hash = claims.record;
+        let known = self.store.views.activation(claims.activation)?.map(|known| known.activated);
+        let at = match known {
+            Some(position) => {
+                let (_, known) = self.store.header_and_hash(position)?;
+                (known == hash).then_some(position)
+            }
+            None => None,
         };
         let (index, published) = match at {
             Some(at) => (at, transparency.covering(at).await?),
@@ -472,17 +495,6 @@ impl Service {
             Ok(InclusionProof { index, path, checkpoint: published.note.clone() })
         })
         .await
-    }
-
-    /// The hash of the record that a receipt names, and its position, if the views know it.
-    fn record_of(&self, receipt: &str) -> Result<(RecordHash, Option<Position>), ServiceError> {
-        let claims = self.receipt_keys.verify(receipt)?;
-        let hash = claims.record;
-        let Some(known) = self.store.views.activation(claims.activation)? else {
-            return Ok((hash, None));
-        };
-        let (_, stored) = self.store.header_and_hash(known.activated)?;
-        Ok((hash, (stored == hash).then_some(known.activated)))
     }
 
     /// The proof that the log is a continuation of its first `size` records.
@@ -653,6 +665,20 @@ mod tests {
         }
         assert_eq!(at(transparency.locate(hash_of(last), hint(last)).await), Some(last));
         drop(busy);
+        publisher.end();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn as_few_receipts_are_verified_at_once_as_may() {
+        let place = tempfile::tempdir().unwrap();
+        let (log, tree) = log_and_tree();
+        let (publisher, transparency) =
+            Publisher::spawn(publication(place.path(), log, tree)).unwrap();
+        let all = u32::try_from(RECEIPTS).unwrap();
+        let busy = Arc::clone(&transparency.receipts).acquire_many_owned(all).await.unwrap();
+        assert!(matches!(transparency.in_turn(|| 7).await, Err(ServiceError::Overloaded)));
+        drop(busy);
+        assert!(matches!(transparency.in_turn(|| 7).await, Ok(7)));
         publisher.end();
     }
 

@@ -9,9 +9,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::ALONE;
 use crate::client::attacker;
-use crate::support::{Place, Server, activation, reason};
+use crate::honest::Watched;
+use crate::support::{Server, activation, reason};
 
 /// What the configuration says by default.
 const OF_CLIENT: usize = 60;
@@ -52,20 +52,24 @@ fn is_too_many(result: Result<(), Status>) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guesses_from_one_address_are_slowed_and_nobody_else_is() {
-    let _alone = ALONE.lock().await;
-    let place = Place::new();
-    let server = place.start_with(&["--ops-listen", "127.0.0.1:0"]);
+    let watched = Watched::start("[ops]\nlisten = \"127.0.0.1:0\"").await;
+    let server = &watched.server;
     let key = server.issue(ADA, "App", 1000).await;
-    let mut guesser = app_at(&server, attacker(0)).await;
-    let mut tried = 0;
-    while !is_too_many(guess(&mut guesser, &format!("p{tried}@example.com"), &wrong_key()).await) {
-        tried += 1;
-    }
+    let attack = async {
+        let mut guesser = app_at(server, attacker(0)).await;
+        let mut tried = 0;
+        let email = |number| format!("p{number}@example.com");
+        while !is_too_many(guess(&mut guesser, &email(tried), &wrong_key()).await) {
+            tried += 1;
+        }
+        tried
+    };
+    let tried = watched.bears("guesses from one address", 1, attack).await;
     // One more is forgiven every ten seconds.
     assert!((OF_CLIENT..OF_CLIENT + 6).contains(&tried), "{tried}");
 
     // From here on it learns nothing, not even that it is right; by another connection neither.
-    let mut again = app_at(&server, attacker(0)).await;
+    let mut again = app_at(server, attacker(0)).await;
     let right = guess(&mut again, ADA, &key).await.unwrap_err();
     let wrong = guess(&mut again, ADA, &wrong_key()).await.unwrap_err();
     assert_eq!((right.code(), right.message()), (wrong.code(), wrong.message()));
@@ -74,7 +78,7 @@ async fn guesses_from_one_address_are_slowed_and_nobody_else_is() {
     let limited = "countersign_rate_limited_calls_total 3";
     assert!(server.metrics().lines().any(|line| line == limited), "{}", server.metrics());
 
-    let mut honest = app_at(&server, attacker(1)).await;
+    let mut honest = app_at(server, attacker(1)).await;
     for _ in 0..3 * OF_CLIENT {
         guess(&mut honest, ADA, &key).await.expect("what is right does not count");
     }
@@ -82,26 +86,29 @@ async fn guesses_from_one_address_are_slowed_and_nobody_else_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guesses_from_many_addresses_are_slowed_and_the_customer_is_not_locked_out() {
-    let _alone = ALONE.lock().await;
-    let place = Place::new();
-    let server = place.start();
+    let watched = Watched::start("").await;
+    let server = &watched.server;
     let key = server.issue(ADA, "App", 10).await;
-    let mut looked_up = 0;
-    let mut refused = HashSet::new();
-    for number in 0..40 {
-        let mut guesser = app_at(&server, attacker(number)).await;
-        for _ in 0..3 {
-            if is_too_many(guess(&mut guesser, ADA, &wrong_key()).await) {
-                refused.insert(number);
-            } else {
-                looked_up += 1;
+    let attack = async {
+        let mut looked_up = 0;
+        let mut refused = HashSet::new();
+        for number in 0..40 {
+            let mut guesser = app_at(server, attacker(number)).await;
+            for _ in 0..3 {
+                if is_too_many(guess(&mut guesser, ADA, &wrong_key()).await) {
+                    refused.insert(number);
+                } else {
+                    looked_up += 1;
+                }
             }
         }
-    }
+        (looked_up, refused)
+    };
+    let (looked_up, refused) = watched.bears("guesses from many addresses", 40, attack).await;
     // Until then three each, and after it the first of each.
     let most = OF_TARGET + 40;
     assert!((OF_TARGET..most).contains(&looked_up) && refused.len() > 30, "{looked_up}");
 
-    let mut honest = app_at(&server, attacker(99)).await;
+    let mut honest = app_at(server, attacker(99)).await;
     guess(&mut honest, ADA, &key).await.expect("the customer is not locked out");
 }

@@ -1,5 +1,6 @@
 //! How far the log had come, as its tail file says, and the rows of its engine, in which its records are: what
-//! was written is read, and of what was changed nothing is believed that a checksum does not bear out.
+//! was written is read, and of what was changed nothing is believed that a checksum does not bear out; and what
+//! is left of a file that the engine does not open.
 
 #![no_main]
 
@@ -9,14 +10,18 @@ use std::path::PathBuf;
 
 use chunk::{CHUNK_BYTES, COMMIT, MORE, chunk, foreign, parts, position};
 use countersign::domain::{self, Position};
+use countersign::log::record::{Header, KeySlot};
 use countersign::log::{LogError, record};
 use countersign_fuzz::{Input, with_checksum};
 use libfuzzer_sys::fuzz_target;
+use survey::{Survey, survey};
 use tail::Tail;
 
 // Nobody's business but the log's, so compiled in here.
 #[path = "../../../src/log/chunk.rs"]
 mod chunk;
+#[path = "../../../src/log/survey.rs"]
+mod survey;
 #[path = "../../../src/log/tail.rs"]
 mod tail;
 
@@ -122,7 +127,53 @@ fn chunks(data: &[u8]) {
     }
 }
 
+/// What a look through the engine's file finds: each record that is whole, and none that is not.
+fn survey_of(bytes: &[u8], end: Option<u64>) -> Survey {
+    PLACE.with_borrow(|place| {
+        fs::write(&place.path, bytes).unwrap();
+        survey(&File::open(&place.path).unwrap(), end.map(Position)).unwrap()
+    })
+}
+
+fn surveys(data: &[u8]) {
+    let mut input = Input(data);
+    let at = usize::try_from(input.number() % 4096).unwrap();
+    let bit = 1 << (input.byte() % 8);
+    let records: Vec<Vec<u8>> = (0..)
+        .zip(input.pieces())
+        .map(|(number, piece)| {
+            let (position, slot) = (Position(number), KeySlot(7));
+            let header = Header { event_type: 1, position, slot, id: [5; 16], commitment: [6; 32] };
+            record::encode(&header, &[&[0; 16], piece].concat())
+        })
+        .collect();
+    let mut file = data[..data.len().min(64)].to_vec();
+    let mut ends = vec![file.len()];
+    let mut rest = records.as_slice();
+    while !rest.is_empty() {
+        let Ok((bytes, count)) = chunk(rest) else { unreachable!("none is too long") };
+        for record in &rest[..count] {
+            ends.push(ends[ends.len() - 1] + 2 + record.len());
+        }
+        file.extend(bytes);
+        rest = &rest[count..];
+    }
+    let count = records.len() as u64;
+    let all = Survey { first_missing: Position(count), is_missed: false };
+    assert_eq!(survey_of(&file, Some(count)), all);
+    // One bit makes one record less.
+    if let Some(byte) = file.get_mut(at) {
+        *byte ^= bit;
+        let hit = ends.partition_point(|end| *end <= at) as u64;
+        let first_missing = Position(if hit == 0 { count } else { hit - 1 });
+        let is_missed = hit != 0;
+        assert_eq!(survey_of(&file, Some(count)), Survey { first_missing, is_missed });
+    }
+    survey_of(data, None);
+}
+
 fuzz_target!(|data: &[u8]| {
     tail(data);
     chunks(data);
+    surveys(data);
 });
