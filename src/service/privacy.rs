@@ -463,7 +463,9 @@ impl Service {
         while let Some(from) = next {
             let (service, began) = (Arc::clone(self), Instant::now());
             let page = reading(move || service.read_expired(from)).await?;
-            sleep(rests * began.elapsed()).await;
+            if rests > 0 && page.next.is_some() {
+                sleep(rests * began.elapsed()).await;
+            }
             next = page.next;
             for (subject, records) in page.expired {
                 if !dry_run {
