@@ -124,17 +124,16 @@ def test_a_full_disk_is_told_and_nothing_acknowledged_is_lost(small_disk):
     server = Server(small_disk / "data")
     license = server.issue(seats=100000)
     receipts = []
-    channel = server.channel(server.public_address)
     whole = health_pb2.HealthCheckRequest()
-    # It takes a while to fill a disk.
-    health = health_pb2_grpc.HealthStub(channel).Watch(whole, timeout=300)
+    # It takes a while to fill a disk, and a connection without other calls would be closed meanwhile.
+    health = health_pb2_grpc.HealthStub(server.app.channel).Watch(whole, timeout=300)
     assert next(health).status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as refused:
         while True:
             receipts.append(server.activate(activation(license)))
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
     assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    channel.close()
+    server.app.channel.close()
     assert server.process.wait(30) == 1, "it ends, and does not go on as if nothing had happened"
     log = server.directory.with_suffix(".log").read_text()
     assert "no storage space" in log and "check the disk" in log
