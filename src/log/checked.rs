@@ -106,16 +106,8 @@ mod tests {
 
     use super::*;
     use crate::log::memory::MemoryLog;
-    use crate::log::record::{Header, KeySlot};
+    use crate::log::record::tests::records;
     use crate::log::tree::tests::tree_of;
-
-    fn records(count: u64) -> Vec<Vec<u8>> {
-        let header = |position| {
-            let (event_type, slot) = (1, KeySlot(1));
-            Header { event_type, position, slot, id: [0; 16], commitment: [0; 32] }
-        };
-        (0..count).map(|i| record::encode(&header(Position(i)), &[7; 80])).collect()
-    }
 
     #[test]
     fn it_reads_back_and_each_changed_byte_is_found() {

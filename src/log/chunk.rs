@@ -17,13 +17,16 @@ pub(super) const CHUNK_BYTES: usize = 4096;
 
 /// A record's length stands before it.
 type Length = u16;
+pub(super) const LENGTH_BYTES: usize = size_of::<Length>();
+/// A record and its length have at most so many bytes.
+pub(super) const LONGEST: usize = LENGTH_BYTES + Length::MAX as usize;
 
 /// Puts records together, as many as fit a chunk, with its mark still to come.
 pub(super) fn chunk(records: &[Vec<u8>]) -> Result<(Vec<u8>, usize), LogError> {
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     let mut count = 0;
     for record in records {
-        let is_full = chunk.len() + size_of::<Length>() + record.len() >= CHUNK_BYTES;
+        let is_full = chunk.len() + LENGTH_BYTES + record.len() >= CHUNK_BYTES;
         if is_full && count > 0 {
             break;
         }
@@ -47,14 +50,17 @@ pub(super) fn parts(position: Position, value: &[u8]) -> Result<(Vec<&[u8]>, u8)
     let mut records: Vec<&[u8]> = Vec::with_capacity(CHUNK_BYTES / 256);
     let (&mark, mut rest) = value.split_last().ok_or_else(|| damaged(&records))?;
     while !rest.is_empty() {
-        let record = rest.split_first_chunk().and_then(|(length, rest)| {
-            rest.split_at_checked(Length::from_be_bytes(*length).into())
-        });
-        let (record, after) = record.ok_or_else(|| damaged(&records))?;
+        let (record, after) = split_first(rest).ok_or_else(|| damaged(&records))?;
         records.push(record);
         rest = after;
     }
     if records.is_empty() { Err(damaged(&records)) } else { Ok((records, mark)) }
+}
+
+/// The record that bytes begin with, behind its length, and what comes after it.
+pub(super) fn split_first(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(Length::from_be_bytes(*length).into())
 }
 
 pub(super) fn foreign() -> LogError {

@@ -190,23 +190,12 @@ mod tests {
     use super::*;
     use crate::domain::Position;
     use crate::log::memory::MemoryLog;
-    use crate::log::record::KeySlot;
+    use crate::log::record::tests::records;
     use crate::log::tree::tests::tree_of;
 
     /// From the example of <https://c2sp.org/signed-note>.
     const EXAMPLE_KEY: &str =
         "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
-
-    fn records(n: u64) -> Vec<Vec<u8>> {
-        let header = |position| Header {
-            event_type: 1,
-            position,
-            slot: KeySlot(1),
-            id: [0; 16],
-            commitment: [0; 32],
-        };
-        (0..n).map(|i| record::encode(&header(Position(i)), &[7; 80])).collect()
-    }
 
     fn log(records: &[Vec<u8>]) -> MemoryLog {
         let log = MemoryLog::default();

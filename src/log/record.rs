@@ -79,7 +79,7 @@ impl Header {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             event_type: *bytes.get(1)?,
-            position: Position(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)),
+            position: said_position(bytes)?,
             slot: KeySlot(u32::from_be_bytes(bytes.get(10..14)?.try_into().ok()?)),
             id: bytes.get(14..30)?.try_into().ok()?,
             commitment: bytes.get(30..62)?.try_into().ok()?,
@@ -118,14 +118,28 @@ pub fn decode(record: &[u8], position: Position) -> Result<(Header, &[u8]), Reco
     Ok((header, &body[HEADER_BYTES..]))
 }
 
+/// The position that a record says it belongs at, whether or not it is whole.
+pub fn said_position(record: &[u8]) -> Option<Position> {
+    Some(Position(u64::from_be_bytes(record.get(2..10)?.try_into().ok()?)))
+}
+
 /// The leaf hash of a record as it is stored.
 pub fn hash(record: &[u8]) -> RecordHash {
     Sha256::new_with_prefix([0]).chain_update(record).finalize().into()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The first records of a log.
+    pub(crate) fn records(count: u64) -> Vec<Vec<u8>> {
+        let header = |position| {
+            let (event_type, slot) = (1, KeySlot(1));
+            Header { event_type, position, slot, id: [0; 16], commitment: [0; 32] }
+        };
+        (0..count).map(|i| encode(&header(Position(i)), &[7; 80])).collect()
+    }
 
     fn header() -> Header {
         Header {

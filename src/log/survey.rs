@@ -6,17 +6,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use super::record;
+use super::{chunk, record};
 use crate::domain::Position;
 
 /// What is looked at at once. The longest record fits.
 const WINDOW: usize = 1 << 20;
-const LONGEST: usize = u16::MAX as usize;
 /// The shortest record is longer.
 const SHORTEST: usize = 64;
-/// Where a record, behind its length, has its position.
-const LENGTH: usize = 2;
-const POSITION: std::ops::Range<usize> = LENGTH + 2..LENGTH + 10;
 
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +29,7 @@ pub(super) fn survey(file: &File, end: Option<Position>) -> io::Result<Survey> {
     // More than fit are not there.
     let most = usize::try_from(size).unwrap_or(usize::MAX) / SHORTEST;
     let mut found: Vec<bool> = Vec::new();
-    let mut window = vec![0; WINDOW + LENGTH + LONGEST];
+    let mut window = vec![0; WINDOW + chunk::LONGEST];
     for start in (0..size).step_by(WINDOW) {
         let left = usize::try_from(size - start).unwrap_or(usize::MAX).min(window.len());
         let bytes = &mut window[..left];
@@ -58,11 +54,10 @@ pub(super) fn survey(file: &File, end: Option<Position>) -> io::Result<Survey> {
 
 /// The position of a record that begins here and is of interest.
 fn whole(bytes: &[u8], is_of_interest: impl Fn(usize) -> bool) -> Option<usize> {
-    let position = u64::from_be_bytes(bytes.get(POSITION)?.try_into().ok()?);
-    let index = usize::try_from(position).ok().filter(|index| is_of_interest(*index))?;
-    let (length, rest) = bytes.split_first_chunk()?;
-    let record = rest.get(..u16::from_be_bytes(*length).into())?;
-    record::decode(record, Position(position)).ok().map(|_| index)
+    let (record, _) = chunk::split_first(bytes)?;
+    let position = record::said_position(record)?;
+    let index = usize::try_from(position.0).ok().filter(|index| is_of_interest(*index))?;
+    record::decode(record, position).ok().map(|_| index)
 }
 
 #[cfg(test)]
@@ -70,16 +65,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::log::chunk::chunk;
-    use crate::log::record::{Header, KeySlot};
-
-    fn records(count: u64) -> Vec<Vec<u8>> {
-        let header = |position| {
-            let (event_type, slot) = (1, KeySlot(1));
-            Header { event_type, position, slot, id: [0; 16], commitment: [0; 32] }
-        };
-        (0..count).map(|i| record::encode(&header(Position(i)), &[7; 80])).collect()
-    }
+    use crate::log::chunk::{LENGTH_BYTES, chunk};
+    use crate::log::record::tests::records;
 
     #[test]
     fn the_first_record_that_is_not_whole_is_found() {
@@ -91,7 +78,7 @@ mod tests {
         let mut rest = records.as_slice();
         while !rest.is_empty() {
             let (bytes, count) = chunk(rest).unwrap();
-            starts.extend((0..count).map(|i| file.len() + i * (LENGTH + records[0].len())));
+            starts.extend((0..count).map(|i| file.len() + i * (LENGTH_BYTES + records[0].len())));
             file.extend(bytes);
             // What an engine puts between them.
             file.extend([0, 1, 255, 3]);
