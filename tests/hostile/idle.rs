@@ -1,6 +1,7 @@
 //! Thousands of connections that do nothing, and of handshakes that do not end.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
@@ -20,6 +21,8 @@ const IDLE: usize = 2600;
 const OF_EACH: usize = 130;
 /// Handshakes at once.
 const AT_ONCE: usize = 4;
+/// Waves of handshakes come for so long.
+const LASTS: Duration = Duration::from_secs(5);
 
 /// A `ClientHello` that claims 64 KiB and brings all but the end, in TLS records of 16 KiB.
 fn long_hello() -> Vec<u8> {
@@ -40,17 +43,21 @@ async fn long_handshakes_fill_no_memory() {
     let watched = Watched::start("").await;
     let target = Target::of(&watched.server);
     let attack = async {
-        let mut clients = JoinSet::new();
-        for number in 0..CONNECTIONS {
-            let target = target.clone();
-            clients.spawn(async move {
-                let mut stream = target.tcp(attacker(number / OF_EACH)).await.unwrap();
-                // The server ends it, at once or after its deadline.
-                let _ = stream.write_all(&long_hello()).await;
-                let _ = stream.read(&mut [0; 1024]).await;
-            });
+        // One wave is over before honest clients have called often enough.
+        let began = Instant::now();
+        while began.elapsed() < LASTS {
+            let mut clients = JoinSet::new();
+            for number in 0..CONNECTIONS {
+                let target = target.clone();
+                clients.spawn(async move {
+                    let mut stream = target.tcp(attacker(number / OF_EACH)).await.unwrap();
+                    // The server ends it, at once or after its deadline.
+                    let _ = stream.write_all(&long_hello()).await;
+                    let _ = stream.read(&mut [0; 1024]).await;
+                });
+            }
+            clients.join_all().await;
         }
-        clients.join_all().await
     };
     watched.bears("long handshakes", CONNECTIONS, attack).await;
     watched.is_alone().await;

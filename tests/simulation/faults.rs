@@ -3,10 +3,12 @@
 //!
 //! A fault meets the Nth call. What it leaves is what the traits' laws allow: an append and the
 //! destruction of keys happen as a whole or not at all, of new keys any beginning may be there, and
-//! what a call that was not answered did may have happened.
+//! what a call that was not answered did may have happened. A torn append leaves a beginning too, which
+//! is cut off when the log is opened the next time; until then nobody may go on with the log.
 
 use std::io;
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use countersign::domain::{LicenseId, NoticeId, Position, SubjectId};
@@ -30,19 +32,28 @@ pub(crate) enum When {
     After,
 }
 
-/// What another server does meanwhile.
+/// What a call leaves of its work when the server ends in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    Part,
+    All,
+}
+
+/// What happens meanwhile.
 pub(crate) type Meanwhile = Box<dyn FnOnce() + Send>;
 
 /// What goes wrong.
 pub(crate) enum Fault {
     /// The process ends.
-    Crash(When),
+    Crash(Left),
     /// The call fails.
-    Fail(When),
+    Fail(Left),
     /// The reply of an append is lost.
     Lost(When),
-    /// Another server goes first: before an append, so that it conflicts, or while the reply is slow.
-    Other(When, Meanwhile),
+    /// The call is slow, and time passes, clients come and give up, or another server goes on: before an
+    /// append, which conflicts then, or before the reply.
+    Slow(When, Meanwhile),
 }
 
 /// Which calls are counted.
@@ -63,17 +74,12 @@ enum Call {
     Append,
 }
 
-/// Whether the caller hears what became of a call. What nobody hears of may have been done in part,
-/// where the laws let it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heard {
-    Yes,
-    No,
-}
-
 /// What is scheduled for one server.
 #[derive(Default)]
-pub(crate) struct Faults(Mutex<Schedule>);
+pub(crate) struct Faults {
+    schedule: Mutex<Schedule>,
+    slow: AtomicU64,
+}
 
 #[derive(Default)]
 struct Schedule {
@@ -89,24 +95,30 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Faults {
     /// After `calls` of these calls, the next one meets the fault.
     pub(crate) fn arm(&self, counted: Counted, calls: u32, fault: Fault) {
-        *lock(&self.0) = Schedule { armed: Some((counted, calls, fault)), has_struck: false };
+        *lock(&self.schedule) =
+            Schedule { armed: Some((counted, calls, fault)), has_struck: false };
     }
 
-    /// Nothing goes wrong any more. What another server was to do meanwhile comes back.
+    /// Nothing goes wrong any more. What was to happen meanwhile, and did not, comes back.
     pub(crate) fn calm(&self) -> Option<Meanwhile> {
-        match std::mem::take(&mut *lock(&self.0)).armed {
-            Some((_, _, Fault::Other(_, meanwhile))) => Some(meanwhile),
+        match std::mem::take(&mut *lock(&self.schedule)).armed {
+            Some((_, _, Fault::Slow(_, meanwhile))) => Some(meanwhile),
             _ => None,
         }
     }
 
     /// Whether the server may have ended by a fault.
     pub(crate) fn has_struck(&self) -> bool {
-        lock(&self.0).has_struck
+        lock(&self.schedule).has_struck
+    }
+
+    /// How many calls were slow.
+    pub(crate) fn slow(&self) -> u64 {
+        self.slow.load(Ordering::Relaxed)
     }
 
     fn due(&self, call: Call) -> Option<Fault> {
-        let mut schedule = lock(&self.0);
+        let mut schedule = lock(&self.schedule);
         let (counted, calls, _) = schedule.armed.as_mut()?;
         let counts = match counted {
             Counted::Any => true,
@@ -121,6 +133,7 @@ impl Faults {
             return None;
         }
         let (_, _, fault) = schedule.armed.take()?;
+        self.slow.fetch_add(u64::from(matches!(fault, Fault::Slow(..))), Ordering::Relaxed);
         schedule.has_struck |= matches!(fault, Fault::Crash(_) | Fault::Fail(_));
         Some(fault)
     }
@@ -128,26 +141,25 @@ impl Faults {
     fn meet<T, E: From<io::Error>>(
         &self,
         call: Call,
-        work: impl FnOnce(Heard) -> Result<T, E>,
+        work: impl FnOnce(Left) -> Result<T, E>,
     ) -> Result<T, E> {
         match self.due(call) {
-            None | Some(Fault::Lost(_)) => work(Heard::Yes),
-            Some(Fault::Crash(When::Before)) => crash(),
-            Some(Fault::Crash(When::After)) => {
-                let _ = work(Heard::No);
-                crash()
+            None | Some(Fault::Lost(_)) => work(Left::All),
+            Some(Fault::Crash(left)) => {
+                leave(left, work);
+                // No panic hook hears of it.
+                resume_unwind(Box::new(Crash))
             }
-            Some(Fault::Fail(When::Before)) => Err(injected().into()),
-            Some(Fault::Fail(When::After)) => {
-                let _ = work(Heard::No);
-                Err(injected().into())
+            Some(Fault::Fail(left)) => {
+                leave(left, work);
+                Err(io::Error::other("injected").into())
             }
-            Some(Fault::Other(When::Before, meanwhile)) => {
+            Some(Fault::Slow(When::Before, meanwhile)) => {
                 meanwhile();
-                work(Heard::Yes)
+                work(Left::All)
             }
-            Some(Fault::Other(When::After, meanwhile)) => {
-                let done = work(Heard::Yes);
+            Some(Fault::Slow(When::After, meanwhile)) => {
+                let done = work(Left::All);
                 meanwhile();
                 done
             }
@@ -155,25 +167,47 @@ impl Faults {
     }
 }
 
-/// Ends a server here. No panic hook hears of it.
-fn crash() -> ! {
-    resume_unwind(Box::new(Crash))
+fn leave<T>(left: Left, work: impl FnOnce(Left) -> T) {
+    if left != Left::Nothing {
+        work(left);
+    }
 }
 
-fn injected() -> io::Error {
-    io::Error::other("injected")
+/// What a torn append left behind the last whole one.
+#[derive(Default)]
+pub(crate) struct Torn(Mutex<Vec<Vec<u8>>>);
+
+impl Torn {
+    /// As the log's engine does when it is opened. Whether there was anything.
+    pub(crate) fn cut_off(&self) -> bool {
+        !std::mem::take(&mut *lock(&self.0)).is_empty()
+    }
+
+    fn assert_none(&self) {
+        assert!(lock(&self.0).is_empty(), "a server goes on with a log that it failed to write");
+    }
 }
 
 /// The shared log, as one server sees it.
 pub(crate) struct SimLog {
     pub(crate) log: Arc<MemoryLog>,
+    pub(crate) torn: Arc<Torn>,
     pub(crate) vault: Arc<MemoryVault>,
     pub(crate) witness: Arc<Mutex<Witness>>,
     pub(crate) faults: Arc<Faults>,
 }
 
 impl SimLog {
-    fn append_now(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError> {
+    fn append_now(
+        &self,
+        expected: Position,
+        records: &[Vec<u8>],
+        left: Left,
+    ) -> Result<Append, LogError> {
+        if left == Left::Part {
+            lock(&self.torn.0).extend_from_slice(&records[..records.len().div_ceil(2)]);
+            return Ok(Append::Unknown);
+        }
         let appended = self.log.append(expected, records)?;
         if appended == Append::Appended {
             lock(&self.witness).appended(expected, records, self.vault.as_ref());
@@ -184,23 +218,28 @@ impl SimLog {
 
 impl Log for SimLog {
     fn head(&self) -> Result<Position, LogError> {
+        self.torn.assert_none();
         self.faults.meet(Call::Read, |_| self.log.head())
     }
 
     fn append(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError> {
-        let is_lost =
-            matches!(&lock(&self.faults.0).armed, Some((Counted::Appends, 0, Fault::Lost(_))));
+        self.torn.assert_none();
+        let is_lost = matches!(
+            &lock(&self.faults.schedule).armed,
+            Some((Counted::Appends, 0, Fault::Lost(_)))
+        );
         if is_lost {
             let lost = self.faults.due(Call::Append);
             if let Some(Fault::Lost(When::After)) = lost {
-                let _ = self.append_now(expected, records)?;
+                let _ = self.append_now(expected, records, Left::All)?;
             }
             return Ok(Append::Unknown);
         }
-        self.faults.meet(Call::Append, |_| self.append_now(expected, records))
+        self.faults.meet(Call::Append, |left| self.append_now(expected, records, left))
     }
 
     fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
+        self.torn.assert_none();
         self.faults.meet(Call::Read, |_| self.log.read(from, limit))
     }
 }
@@ -234,8 +273,8 @@ impl Vault for SimVault {
         head: Position,
         rng: &mut dyn CryptoRng,
     ) -> Result<Vec<KeySlot>, VaultError> {
-        self.faults.meet(Call::Change, |heard| {
-            let made = if heard == Heard::Yes { keys.len() } else { keys.len().div_ceil(2) };
+        self.faults.meet(Call::Change, |left| {
+            let made = if left == Left::All { keys.len() } else { keys.len().div_ceil(2) };
             self.vault.create(&keys[..made], head, rng)
         })
     }

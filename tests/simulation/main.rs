@@ -6,9 +6,10 @@
 //! back with its seed. `COUNTERSIGN_SEEDS` says how many seeds are run, `COUNTERSIGN_SEED` which is the
 //! first.
 //!
-//! A crash is possible before and after each call that the writer makes to log or vault, and with the
-//! reply to the client lost; views then are as of their last orderly close, or gone. Between two such
-//! calls nothing that lasts changes, so a crash there is one of these.
+//! A crash is possible before, within and after each call that the writer makes to log or vault, and with
+//! the reply to the client lost; views then are as of their last orderly close, or gone. Between two such
+//! calls nothing that lasts changes, so a crash there is one of these. Where a call is slow, time passes,
+//! more clients come, and some give up.
 //!
 //! In a third of the runs two servers share the log, and one goes on while the other appends. They share
 //! a vault too, which only ever holds keys: what destroys keys or replaces them (erasure, rectification,
@@ -29,10 +30,6 @@ use std::thread;
 
 /// How many seeds are run where nothing else is said.
 const SEEDS: u64 = 2000;
-/// Seeds that found defects: a day counted twice, an erasure that stated nothing, one that was final too
-/// early, a start that failed at every try, an open request that lost its steps, a notice that went
-/// without a trace.
-const FOUND: [u64; 6] = [6, 167, 219, 3521, 3881, 35096];
 /// As many as the smallest machine has processors.
 const THREADS: u64 = 2;
 
@@ -45,7 +42,7 @@ fn nothing_acknowledged_is_lost() {
     let first = number("COUNTERSIGN_SEED").unwrap_or(1);
     let seeds = number("COUNTERSIGN_SEEDS").unwrap_or(SEEDS);
     let (next, has_failed) = (AtomicU64::new(first), AtomicBool::new(false));
-    let (events, ends) = (AtomicU64::new(0), AtomicU64::new(0));
+    let [events, ends, torn, slow] = [const { AtomicU64::new(0) }; 4];
     thread::scope(|scope| {
         for _ in 0..THREADS.min(seeds) {
             scope.spawn(|| {
@@ -65,19 +62,18 @@ fn nothing_acknowledged_is_lost() {
                     };
                     events.fetch_add(end.head.0, Ordering::Relaxed);
                     ends.fetch_add(end.ends.into(), Ordering::Relaxed);
+                    torn.fetch_add(end.torn, Ordering::Relaxed);
+                    slow.fetch_add(end.slow, Ordering::Relaxed);
                 }
             });
         }
     });
     assert!(!has_failed.into_inner(), "a seed fails; it is named above");
-    println!("{seeds} seeds, {} events, {} restarts", events.into_inner(), ends.into_inner());
-}
-
-#[test]
-fn seeds_that_found_a_defect_find_none_any_more() {
-    for seed in FOUND {
-        schedule::run(seed);
-    }
+    let [events, ends, torn, slow] = [events, ends, torn, slow].map(AtomicU64::into_inner);
+    println!(
+        "{seeds} seeds, {events} events, {ends} restarts, {torn} torn appends cut off, {slow} slow calls"
+    );
+    assert!(seeds < SEEDS || (torn > 0 && slow > 0), "not all kinds of fault took place");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One run: everything that happens follows from its seed.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,15 +13,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::clients::{Asked, Clients, Refusal, Scene};
-use crate::faults::{Counted, Fault, When, lock};
+use crate::faults::{Counted, Fault, Left, When, lock};
 use crate::model::Model;
 use crate::picture::picture;
-use crate::server::{Ask, Outcome, Server, World};
+use crate::server::{Ask, Outcome, Server, Waiters, World};
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// One seed of so many has everything compared after each step.
-const COMPARED_OFTEN: u64 = 20;
+const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
+const DAY: Duration = Duration::from_millis(DAY_MILLIS);
 
 /// What a run ended with.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +27,8 @@ pub(crate) struct End {
     pub(crate) head: Position,
     pub(crate) root: Root,
     pub(crate) ends: u32,
+    pub(crate) torn: u64,
+    pub(crate) slow: u64,
 }
 
 /// Runs a seed. Panics where a promise is broken.
@@ -47,8 +48,6 @@ struct Run {
     model: Model,
     /// How often a server ended by a fault.
     ends: u32,
-    /// Whether everything is compared after each step. It takes long.
-    compares_often: bool,
 }
 
 /// What was asked of a server, and what came back.
@@ -66,8 +65,7 @@ impl Run {
             assert!(lock(server).start(&world));
         }
         let (clients, model) = (Clients::default(), Model::default());
-        let compares_often = seed.is_multiple_of(COMPARED_OFTEN);
-        Self { rng, world, servers, clients, model, ends: 0, compares_often }
+        Self { rng, world, servers, clients, model, ends: 0 }
     }
 
     fn is_shared(&self) -> bool {
@@ -84,27 +82,31 @@ impl Run {
             return;
         }
         let (asked, asks) = self.asks(number);
-        let meanwhile = self.meanwhile(number);
+        let others = self.other_goes_on(number);
         let mut heard = {
             let server = Arc::clone(&self.servers[number]);
             let mut server = lock(&server);
-            if meanwhile.is_none() {
-                self.arm(&server);
-            }
-            let outcomes = server.ask(asks);
-            // Where it came to no append, the other server's turn is now.
+            let waiters = Waiters::new(server.running.as_ref(), asks);
+            let waiters = if others.is_some() {
+                Arc::new(Mutex::new(waiters))
+            } else {
+                self.arm(&server, waiters)
+            };
+            server.answer(&waiters);
+            // Where it came to no append, what was to happen meanwhile happens now.
             if let Some(meanwhile) = server.faults.calm() {
                 meanwhile();
+                server.answer(&waiters);
             }
-            asked.into_iter().zip(outcomes).collect::<Heard>()
+            asked.into_iter().zip(lock(&waiters).heard()).collect::<Heard>()
         };
-        if let Some(others) = meanwhile {
+        if let Some(others) = others {
             heard.extend(std::mem::take(&mut *lock(&others)));
         }
         self.check(&heard);
         // Of two servers one has not seen yet what the other did, and one that ended has a start before it.
         let is_settled = !self.is_shared() && lock(&self.servers[number]).running.is_some();
-        if self.compares_often && is_settled {
+        if is_settled {
             self.compare(number);
         }
     }
@@ -115,8 +117,7 @@ impl Run {
             1..3 => DAY * self.rng.random_range(1..40),
             _ => Duration::from_millis(self.rng.random_range(0..5000)),
         };
-        let mut now = lock(&self.world.clock.0);
-        *now = now.plus(while_);
+        self.world.clock.pass(while_);
     }
 
     fn now(&self) -> Timestamp {
@@ -145,7 +146,7 @@ impl Run {
         if self.rng.random_bool(0.3) {
             let calls = self.rng.random_range(0..12);
             let counted = if self.rng.random() { Counted::Any } else { Counted::Changes };
-            server.faults.arm(counted, calls, ending(&mut self.rng));
+            server.faults.arm(counted, calls, ending(&mut self.rng, self.servers.len() > 1));
             if !server.start(&self.world) {
                 return;
             }
@@ -173,7 +174,7 @@ impl Run {
     }
 
     /// Has another server asked while this one appends.
-    fn meanwhile(&mut self, number: usize) -> Option<Arc<Mutex<Heard>>> {
+    fn other_goes_on(&mut self, number: usize) -> Option<Arc<Mutex<Heard>>> {
         let other = (number + 1) % self.servers.len();
         if other == number || self.rng.random_bool(0.4) {
             return None;
@@ -182,7 +183,7 @@ impl Run {
         let heard: Arc<Mutex<Heard>> = Arc::default();
         let (server, told) = (Arc::clone(&self.servers[other]), Arc::clone(&heard));
         if self.rng.random_bool(0.3) {
-            self.arm(&lock(&server));
+            self.arm_fault(&lock(&server));
         }
         let meanwhile = Box::new(move || {
             let mut server = lock(&server);
@@ -193,11 +194,33 @@ impl Run {
         let when = when(&mut self.rng);
         let calls = self.rng.random_range(0..2);
         let server = lock(&self.servers[number]);
-        server.faults.arm(Counted::Appends, calls, Fault::Other(when, meanwhile));
+        server.faults.arm(Counted::Appends, calls, Fault::Slow(when, meanwhile));
         Some(heard)
     }
 
-    fn arm(&mut self, server: &Server) {
+    /// Something goes wrong, or the disk is slow, or all is well.
+    fn arm(&mut self, server: &Server, waiters: Waiters) -> Arc<Mutex<Waiters>> {
+        if self.rng.random_bool(0.8) {
+            self.arm_fault(server);
+            return Arc::new(Mutex::new(waiters));
+        }
+        let rng = &mut self.rng;
+        let early = rng.random_range(1..6);
+        let gives_up = rng.random_bool(0.3).then(|| rng.random_range(0..6));
+        let (waiters, come) = waiters.come_late(early, gives_up);
+        let millis = if rng.random_bool(0.9) { 20_000 } else { 40 * DAY_MILLIS };
+        let (clock, while_) = (self.world.clock.clone(), rng.random_range(0..millis));
+        let meanwhile = Box::new(move || {
+            clock.pass(Duration::from_millis(while_));
+            come();
+        });
+        let counted = if rng.random() { Counted::Appends } else { Counted::Changes };
+        server.faults.arm(counted, rng.random_range(0..2), Fault::Slow(when(rng), meanwhile));
+        waiters
+    }
+
+    fn arm_fault(&mut self, server: &Server) {
+        let is_shared = self.is_shared();
         let rng = &mut self.rng;
         match rng.random_range(0..20) {
             0..3 => {
@@ -206,11 +229,11 @@ impl Run {
             }
             3..7 => {
                 let calls = rng.random_range(0..8);
-                server.faults.arm(Counted::Changes, calls, ending(rng));
+                server.faults.arm(Counted::Changes, calls, ending(rng, is_shared));
             }
             7..9 => {
                 let calls = rng.random_range(0..30);
-                server.faults.arm(Counted::Any, calls, ending(rng));
+                server.faults.arm(Counted::Any, calls, ending(rng, is_shared));
             }
             _ => {}
         }
@@ -263,7 +286,7 @@ impl Run {
         vault.subject_by_email(&vault.tag_key().email(&Email::parse(email).unwrap()))
     }
 
-    /// What takes longer: at starts and at the end, and of some seeds after each step.
+    /// What one server shows must be what the log says.
     fn compare(&mut self, number: usize) {
         let witness = Arc::clone(&self.world.witness);
         let witness = lock(&witness);
@@ -359,7 +382,9 @@ impl Run {
         }
         let witness = lock(&self.world.witness);
         let (head, root) = (witness.head(), witness.root(witness.head()));
-        End { head, root, ends: self.ends }
+        let torn = self.world.cut_off.load(Ordering::Relaxed);
+        let slow = self.servers.iter().map(|server| lock(server).faults.slow()).sum();
+        End { head, root, ends: self.ends, torn, slow }
     }
 }
 
@@ -367,7 +392,12 @@ fn when(rng: &mut StdRng) -> When {
     if rng.random() { When::Before } else { When::After }
 }
 
-/// Something that ends a server.
-fn ending(rng: &mut StdRng) -> Fault {
-    if rng.random() { Fault::Crash(when(rng)) } else { Fault::Fail(when(rng)) }
+/// Something that ends a server. What one left of an append would be seen by another before it is cut off.
+fn ending(rng: &mut StdRng, is_shared: bool) -> Fault {
+    let left = match rng.random_range(0..3) {
+        0 => Left::Nothing,
+        1 if !is_shared => Left::Part,
+        _ => Left::All,
+    };
+    if rng.random() { Fault::Crash(left) } else { Fault::Fail(left) }
 }

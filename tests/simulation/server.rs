@@ -6,6 +6,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -30,7 +31,7 @@ use countersign::views::Views;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use crate::faults::{Crash, Faults, SimLog, SimVault, lock};
+use crate::faults::{Crash, Faults, Meanwhile, SimLog, SimVault, Torn, lock};
 use crate::witness::Witness;
 
 /// More than a step ever asks.
@@ -42,6 +43,13 @@ const VIEWS_CACHE: u64 = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct SetClock(pub(crate) Arc<Mutex<Timestamp>>);
 
+impl SetClock {
+    pub(crate) fn pass(&self, while_: Duration) {
+        let mut now = lock(&self.0);
+        *now = now.plus(while_);
+    }
+}
+
 impl Clock for SetClock {
     fn now(&self) -> Timestamp {
         *lock(&self.0)
@@ -51,6 +59,9 @@ impl Clock for SetClock {
 /// What outlives servers.
 pub(crate) struct World {
     pub(crate) log: Arc<MemoryLog>,
+    /// How often a torn append was cut off.
+    pub(crate) cut_off: AtomicU64,
+    torn: Arc<Torn>,
     pub(crate) vault: Arc<MemoryVault>,
     pub(crate) witness: Arc<Mutex<Witness>>,
     pub(crate) clock: SetClock,
@@ -108,6 +119,8 @@ impl World {
         let views = place.tempdir_in("/dev/shm").or_else(|_| place.tempdir()).unwrap();
         Self {
             log: Arc::default(),
+            cut_off: AtomicU64::default(),
+            torn: Arc::default(),
             vault: Arc::new(MemoryVault::new(rng)),
             witness: Arc::default(),
             clock: SetClock(Arc::new(Mutex::new(now))),
@@ -142,7 +155,8 @@ impl World {
         let [faults, vault_faults] = [faults, faults].map(Arc::clone);
         let [log_witness, witness] = [&self.witness, &self.witness].map(Arc::clone);
         let (log, vault) = (Arc::clone(&self.log), Arc::clone(&self.vault));
-        let log = SimLog { log, vault: Arc::clone(&vault), witness: log_witness, faults };
+        let (torn, log_vault) = (Arc::clone(&self.torn), Arc::clone(&vault));
+        let log = SimLog { log, torn, vault: log_vault, witness: log_witness, faults };
         let vault = SimVault { vault, witness, faults: vault_faults };
         Store { log: Arc::new(log), vault: Arc::new(vault), views, counts: SlotCounts::default() }
     }
@@ -150,6 +164,7 @@ impl World {
     /// Opens what is there, as the program does at its start.
     fn open(&self, server: &Server) -> Result<Running, WriterError> {
         let mut rng = StdRng::seed_from_u64(server.seed.wrapping_add(server.starts << 32));
+        self.cut_off.fetch_add(self.torn.cut_off().into(), Ordering::Relaxed);
         let open_views = || {
             Views::open(&server.views, VIEWS_CACHE).or_else(|_| {
                 Views::delete(&server.views).unwrap();
@@ -239,12 +254,16 @@ impl Server {
 
     /// Asks all at once, and hears what comes back until nobody waits or the server has ended.
     pub(crate) fn ask(&mut self, asks: Vec<Ask>) -> Vec<Outcome> {
-        let mut outcomes: Vec<Outcome> = asks.iter().map(|_| Outcome::Unknown).collect();
-        let Some(running) = &mut self.running else { return outcomes };
-        let mut waiting: Vec<Option<Waiting>> =
-            asks.into_iter().map(|ask| Some(running.wait_for(ask))).collect();
+        let waiters = Mutex::new(Waiters::new(self.running.as_ref(), asks));
+        self.answer(&waiters);
+        lock(&waiters).heard()
+    }
+
+    /// Steps until all who have come have an answer, or the server has ended.
+    pub(crate) fn answer(&mut self, waiters: &Mutex<Waiters>) {
+        let Some(running) = &mut self.running else { return };
         let step = AssertUnwindSafe(|| {
-            while poll(&mut waiting, &mut outcomes) {
+            while lock(waiters).poll() {
                 if let Err(error) = running.writer.step() {
                     return Some(error);
                 }
@@ -256,19 +275,18 @@ impl Server {
             Ok(Some(error)) => {
                 self.excused(&error);
                 self.kill();
-                assert!(!poll(&mut waiting, &mut outcomes), "somebody waits for an ended server");
+                assert!(!lock(waiters).poll(), "somebody waits for an ended server");
             }
             Err(panic) => {
                 assert_crash(panic);
                 self.kill();
             }
         }
-        for outcome in &outcomes {
+        for outcome in &lock(waiters).outcomes {
             if let Outcome::Broken(error) = outcome {
                 assert!(self.faults.has_struck(), "an app is told, and nothing was wrong: {error}");
             }
         }
-        outcomes
     }
 }
 
@@ -278,17 +296,61 @@ fn assert_crash(panic: Box<dyn std::any::Any + Send>) {
     }
 }
 
-/// Whether somebody still waits.
-fn poll(waiting: &mut [Option<Waiting>], outcomes: &mut [Outcome]) -> bool {
-    let mut context = Context::from_waker(Waker::noop());
-    for (waiting, outcome) in waiting.iter_mut().zip(outcomes) {
-        if let Some(future) = waiting
-            && let Poll::Ready(heard) = future.as_mut().poll(&mut context)
-        {
-            (*outcome, *waiting) = (heard, None);
-        }
+/// Those who ask a server, and what they heard.
+pub(crate) struct Waiters {
+    waiting: Vec<Option<Waiting>>,
+    outcomes: Vec<Outcome>,
+    /// So many have come.
+    come: usize,
+}
+
+impl Waiters {
+    /// All come at once. One that asks where no server runs hears nothing.
+    pub(crate) fn new(running: Option<&Running>, asks: Vec<Ask>) -> Self {
+        let outcomes = asks.iter().map(|_| Outcome::Unknown).collect();
+        let waiting: Vec<Option<Waiting>> =
+            asks.into_iter().map(|ask| Some(running?.wait_for(ask))).collect();
+        Self { come: waiting.len(), waiting, outcomes }
     }
-    waiting.iter().any(Option::is_some)
+
+    /// What they heard.
+    pub(crate) fn heard(&mut self) -> Vec<Outcome> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    /// All but the first `early` come when `meanwhile` is called, and who is named gives up then.
+    pub(crate) fn come_late(
+        mut self,
+        early: usize,
+        gives_up: Option<usize>,
+    ) -> (Arc<Mutex<Self>>, Meanwhile) {
+        self.come = early;
+        let waiters = Arc::new(Mutex::new(self));
+        let theirs = Arc::clone(&waiters);
+        let meanwhile = Box::new(move || {
+            let mut waiters = lock(&theirs);
+            waiters.come = waiters.waiting.len();
+            waiters.poll();
+            if let Some(waiting) = gives_up.and_then(|number| waiters.waiting.get_mut(number)) {
+                *waiting = None;
+            }
+        });
+        (waiters, meanwhile)
+    }
+
+    /// Whether somebody who has come still waits.
+    fn poll(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let come = self.waiting.iter_mut().take(self.come);
+        for (waiting, outcome) in come.zip(&mut self.outcomes) {
+            if let Some(future) = waiting
+                && let Poll::Ready(heard) = future.as_mut().poll(&mut context)
+            {
+                (*outcome, *waiting) = (heard, None);
+            }
+        }
+        self.waiting.iter().take(self.come).any(Option::is_some)
+    }
 }
 
 impl Running {

@@ -112,10 +112,9 @@ impl Place {
         String::from_utf8(output.stderr).unwrap()
     }
 
-    /// The program, for this directory: what cargo just built, or `COUNTERSIGN_BIN`.
+    /// The program, for this directory.
     pub fn command(&self) -> Command {
-        let built = || env!("CARGO_BIN_EXE_countersign").into();
-        let mut command = Command::new(std::env::var_os("COUNTERSIGN_BIN").unwrap_or_else(built));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
         command.arg("--dir").arg(self.directory());
         command
     }
