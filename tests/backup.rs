@@ -180,6 +180,10 @@ async fn a_backup_under_load_has_all_that_was_acknowledged_before_it() {
     let before_second = load.acknowledged(before_first.len() + 200).await;
     let second = back_up(&place, &backup).await;
     let all = load.end().await;
+    println!(
+        "backups of {first} and {second} records, while {} calls were acknowledged",
+        all.len()
+    );
     assert!(second > first && first > before_first.len() as u64 && all.len() > before_second.len());
 
     for (path, bytes, inode, written) in &of_first {
@@ -254,6 +258,7 @@ async fn the_archive_brings_back_a_log_that_is_gone() {
         assert_eq!(activations(&server, ADA).await, acknowledged.len() as u64);
         assert!(server.terminate().success());
     }
+    println!("the log was lost three times, with {} acknowledged", acknowledged.len());
     // A backup goes on where the archive ends, and the archive after it.
     let before = verify(&place, &[])["records"].as_u64().unwrap();
     assert_eq!(back_up(&place, &archive).await, before);

@@ -302,7 +302,9 @@ async fn who_never_finishes_does_not_hold_the_end_up() {
     let told = Instant::now();
     server.signal("TERM");
     assert_eq!(ended(server).await, Some(0));
-    assert!(told.elapsed() < Duration::from_secs(1) + AFTER_DRAINING, "{:?}", told.elapsed());
+    let took = told.elapsed();
+    println!("ended {took:.1?} after the signal, with a call that never ends");
+    assert!(took < Duration::from_secs(1) + AFTER_DRAINING, "{took:?}");
     assert!(held.answer.await.unwrap().is_err());
     let log = fs::read_to_string(place.log_path()).unwrap();
     assert!(log.contains("still under way"), "{log}");
@@ -354,6 +356,7 @@ async fn an_overloaded_server_says_so_soon_and_goes_on() {
         assert!(!retry.is_zero() && retry < Duration::from_secs(60), "{retry:?}");
         refused.push(nonce);
     }
+    println!("of {DEVICES} calls at once, with a queue of one, {} were refused", refused.len());
     assert!(!refused.is_empty(), "a queue of one is full before 200 calls are through");
     // Nothing has happened for them: each takes its seat now, and no other.
     for nonce in refused {
