@@ -493,6 +493,9 @@ async fn what_an_interrupted_backup_leaves_is_harmless() {
     for torn in ["manifest", "vault", "segments/00000000000000000031.seg"] {
         fs::write(backup.join(format!("{torn}.unfinished")), "torn").unwrap();
     }
+    let ledger = backup.join("ledger");
+    let line = fs::read_to_string(&ledger).unwrap() + "erased 7:";
+    fs::write(&ledger, line).unwrap();
     assert_eq!(verify(&place, &[backup.to_str().unwrap()])["records"], records);
     let other = elsewhere(&place);
     assert_eq!(good(&restore(&other, &backup, &[]))["records"], records);

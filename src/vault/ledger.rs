@@ -72,17 +72,23 @@ pub fn create_new(path: &Path) -> Result<(), LedgerError> {
 /// Has the ledger at `path` say all that another one's text says, durably on return; where there is
 /// none, it becomes that text. What it says already stays.
 pub fn merge(path: &Path, other: &str) -> Result<(), LedgerError> {
+    let other = whole(other);
     let theirs = Entries::parse(other)?;
     if !path.exists() {
+        // It has its name when it is whole: an empty one would be taken for one that is damaged.
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(".unfinished");
         let create = || {
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&unfinished)?;
             file.write_all(other.as_bytes())?;
             // A last line without an end is one that a power cut interrupted, and would not hold.
             if !other.ends_with('\n') {
                 file.write_all(b"\n")?;
             }
             file.sync_all()?;
+            fs::rename(&unfinished, path)?;
             sync_parent(path)
         };
         return create().map_err(|error| LedgerError::Io { path: path.to_owned(), error });
@@ -99,7 +105,7 @@ pub fn merge(path: &Path, other: &str) -> Result<(), LedgerError> {
 
 /// The newest epoch that the text of a ledger knows of.
 pub fn newest_epoch(text: &str) -> Result<u32, LedgerError> {
-    Ok(Entries::parse(text)?.epoch)
+    Ok(Entries::parse(whole(text))?.epoch)
 }
 
 impl Ledger {
@@ -108,15 +114,20 @@ impl Ledger {
     pub(super) fn open(path: &Path) -> Result<(Self, Entries), LedgerError> {
         let io = |error| LedgerError::Io { path: path.to_owned(), error };
         let text = fs::read_to_string(path).map_err(io)?;
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let file = OpenOptions::new().append(true).open(path).map_err(io)?;
-        if is_line(&text[whole..]) {
-            return Err(LedgerError::Damaged(text[..whole].lines().count() + 1));
+        let mut whole = whole(&text);
+        if !whole.ends_with('\n') {
+            let end = whole.rfind('\n').map_or(0, |end| end + 1);
+            if Entries::default().add(&whole[end..]).is_none() {
+                return Err(LedgerError::Damaged(whole.lines().count()));
+            }
+            whole = &whole[..end];
         }
-        if whole < text.len() {
-            file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(io)?;
+        let entries = Entries::parse(whole)?;
+        if whole.len() < text.len() {
+            let cut_off = file.set_len(whole.len() as u64).and_then(|()| file.sync_all());
+            cut_off.map_err(io)?;
         }
-        let entries = Entries::parse(&text[..whole])?;
         Ok((Self { path: path.to_owned(), file }, entries))
     }
 
@@ -149,10 +160,26 @@ impl Ledger {
     }
 }
 
-/// Whether this is a line whose end is damaged. What a power cut leaves of one is shorter.
-fn is_line(rest: &str) -> bool {
-    let mut characters = rest.chars();
-    characters.next_back().is_some() && Entries::default().add(characters.as_str()).is_some()
+/// What the disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
+/// The text without a last line that a power cut interrupted: what it is about had not begun. What is left
+/// of one is a beginning, or lacks sectors; what else is wrong with a line is damage.
+fn whole(text: &str) -> &str {
+    let start = text.strip_suffix('\n').unwrap_or(text).rfind('\n').map_or(0, |end| end + 1);
+    let last = &text[start..];
+    let is_torn = if let Some(last) = last.strip_suffix('\n') {
+        let border = SECTOR_BYTES - start % SECTOR_BYTES;
+        let (first, rest) = last.as_bytes().split_at(border.min(last.len()));
+        let mut sectors = std::iter::once(first).chain(rest.chunks(SECTOR_BYTES));
+        sectors.any(|sector| !sector.is_empty() && sector.iter().all(|&byte| byte == 0))
+    } else {
+        let mut shorter = last.chars();
+        shorter.next_back();
+        // All is there but the line's end, or its end is damaged.
+        ![last, shorter.as_str()].iter().any(|line| Entries::default().add(line).is_some())
+    };
+    if is_torn { &text[..start] } else { text }
 }
 
 fn line(mut body: String) -> String {
@@ -232,12 +259,46 @@ mod tests {
     }
 
     #[test]
+    fn a_last_line_that_lacks_sectors_is_cut_off() {
+        let (_directory, path, text) = written();
+        let (mut ledger, _) = Ledger::open(&path).unwrap();
+        let keys: Vec<_> = (100..140u8).map(|slot| (KeySlot(slot.into()), [slot; 16])).collect();
+        ledger.erased(&keys).unwrap();
+        let long = fs::read(&path).unwrap();
+        let sectors = text.len() / SECTOR_BYTES..long.len().div_ceil(SECTOR_BYTES);
+        assert!(sectors.len() > 2, "{sectors:?}");
+        for missing in 1..1_u32 << sectors.len() {
+            let mut torn = long.clone();
+            for (number, sector) in sectors.clone().enumerate() {
+                if missing >> number & 1 == 1 {
+                    let end = torn.len().min((sector + 1) * SECTOR_BYTES);
+                    torn[text.len().max(sector * SECTOR_BYTES)..end].fill(0);
+                }
+            }
+            fs::write(&path, &torn).unwrap();
+            let (mut ledger, entries) = Ledger::open(&path).unwrap();
+            assert_eq!((entries.erased.len(), entries.epoch), (2, 2), "{missing:b}");
+            let torn = String::from_utf8(torn).unwrap();
+            assert_eq!(newest_epoch(&torn).unwrap(), 2);
+            let copy = path.with_extension(missing.to_string());
+            merge(&copy, &torn).unwrap();
+            assert_eq!(fs::read(&copy).unwrap(), text);
+            ledger.erased(&keys).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), long);
+        }
+    }
+
+    #[test]
     fn merging_adds_what_is_missing_and_takes_nothing_away() {
         let (directory, path, text) = written();
         let text = String::from_utf8(text).unwrap();
         let copy = directory.path().join("copy");
+        // What a power cut leaves of the first merge.
+        let unfinished = directory.path().join("copy.unfinished");
+        fs::write(&unfinished, &text[1..]).unwrap();
         merge(&copy, &text).unwrap();
         assert_eq!(fs::read_to_string(&copy).unwrap(), text);
+        assert!(!unfinished.exists(), "it is written there, and then gets its name");
         // Each of the two goes on by itself.
         Ledger::open(&copy).unwrap().0.erased(&[(KeySlot(1), [3; 16])]).unwrap();
         let (mut ledger, _) = Ledger::open(&path).unwrap();

@@ -1,6 +1,7 @@
 """Starts a server on what a cut left, and holds it to what clients had been told by then."""
 
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -316,6 +317,12 @@ def check(root, history, at, rng, log_path):
     # Before it is there, the archive states nothing.
     if os.path.exists(f"{archive_of(directory)}/manifest"):
         command(wrong, "--dir", directory, "verify", archive_of(directory))
+        if rng.random() < 0.2:
+            # The cut has cost the other disk as well.
+            without_sockets = shutil.ignore_patterns("run")
+            copy = shutil.copytree(directory, f"{root}/copy", ignore=without_sockets)
+            command(wrong, "--dir", copy, "restore", "--lose-newer", archive_of(copy))
+            shutil.rmtree(copy)
     kills = rng.random() < 0.5
     for number in range(2):
         try:
