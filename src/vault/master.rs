@@ -139,11 +139,16 @@ impl KeyFile {
     /// Whether there is a key of this epoch. It changes nothing.
     pub fn has(&self, epoch: u32) -> Result<bool, MasterKeyError> {
         let next = self.next();
-        let is_next = self.can_be_replaced()
-            && next.exists()
-            && read(&next, true).is_ok_and(|key| key.epoch == epoch);
-        // A move that was interrupted may have overwritten the older one.
-        Ok(is_next || read(&self.path, !self.is_credential)?.epoch == epoch)
+        let has_next = self.can_be_replaced() && next.exists();
+        if has_next && read(&next, true).is_ok_and(|key| key.epoch == epoch) {
+            return Ok(true);
+        }
+        match read(&self.path, !self.is_credential) {
+            Ok(key) => Ok(key.epoch == epoch),
+            // A move that was interrupted has overwritten it.
+            Err(MasterKeyError::File { .. }) if has_next => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Puts the next key beside the one that holds, durably.
@@ -224,5 +229,24 @@ mod tests {
         for wrong in ["", "x", &text[1..], &text[..text.len() - 3], &text.replace(":1:", ":-1:")] {
             assert!(MasterKey::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_move_that_was_interrupted_leaves_the_next_key_or_the_one_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
+        let [first, second] = [1, 2].map(|epoch| MasterKey::of_epoch(epoch, &mut rand::rng()));
+        let file = KeyFile::file(&path);
+        let put = |text: &[u8]| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        put(first.expose().as_bytes());
+        file.stage(&second).unwrap();
+        assert_eq!([1, 2, 3].map(|epoch| file.has(epoch).unwrap()), [true, true, false]);
+        put(&[0; 72]);
+        assert_eq!([1, 2, 3].map(|epoch| file.has(epoch).unwrap()), [false, true, false]);
+        fs::remove_file(file.next()).unwrap();
+        assert!(matches!(file.has(2), Err(MasterKeyError::File { .. })));
     }
 }
