@@ -341,7 +341,7 @@ async fn a_damaged_backup_is_refused_and_says_where() {
         }
     };
     let second = position(1);
-    let cases: [(Ruin<'_>, &[&str]); 9] = [
+    let cases: [(Ruin<'_>, &[&str]); 10] = [
         (&|b| flip(&at(b, 1), 200), &[&names[1], &format!("position {second}"), "checksum"]),
         (
             &|b| {
@@ -358,6 +358,7 @@ async fn a_damaged_backup_is_refused_and_says_where() {
         ),
         (&|b| flip(&b.join("manifest"), 60), &["manifest", "damaged"]),
         (&|b| fs::remove_file(b.join("manifest")).unwrap(), &["no manifest"]),
+        (&|b| flip(&b.join("ledger"), 3), &["line 1", "ledger", "damaged"]),
         (&|b| flip(&b.join("vault"), 128 + 40), &["slot 1 of the vault is damaged"]),
         (
             &|b| fs::write(b.join("vault"), &fs::read(b.join("vault")).unwrap()[..128]).unwrap(),
@@ -474,6 +475,32 @@ async fn no_backup_brings_back_what_was_erased() {
     fs::copy(place.directory().join("ledger/erasures"), &ledger).unwrap();
     refused(&restore(&other, &second, &[]), &["of epoch 1", "ledger knows epoch 2"]);
     assert!(!other.directory().join("data").exists());
+}
+
+/// The vault has moved to the next master key, which lies beside the old one still; the backup is from before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_within_a_move_of_the_master_key_keeps_the_vault_that_is_there() {
+    let (place, backup, key) = backed_up().await;
+    let path = |name: &str| place.directory().join(name);
+    let old = fs::read(path("keys/master.key")).unwrap();
+    let ledger = fs::read(path("ledger/erasures")).unwrap();
+    let server = place.start();
+    server.issue(GRACE, "App", 1).await;
+    server.erase(GRACE, false, true).await;
+    assert!(server.terminate().success());
+    let new = fs::read(path("keys/master.key")).unwrap();
+    assert_ne!(old, new);
+    for before in [old.clone(), vec![0; old.len()]] {
+        fs::copy(path("keys/master.key"), path("keys/master.key.next")).unwrap();
+        fs::write(path("keys/master.key"), before).unwrap();
+        fs::write(path("ledger/erasures"), &ledger).unwrap();
+        good(&restore(&place, &backup, &["--lose-newer"]));
+        assert_eq!(fs::read(path("keys/master.key")).unwrap(), new);
+        verify(&place, &["--deep"]);
+    }
+    let server = place.start();
+    assert_eq!(activations(&server, ADA).await, 20);
+    server.app().activate(activation(ADA, &key, 90)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -266,6 +266,12 @@ impl Trials {
         self.detected[1] += u32::from(log.contains("position"));
     }
 
+    /// How often views that were damaged were built again.
+    fn healed(&self) -> u32 {
+        let of_views = self.outcomes.iter().filter(|(name, _)| name.starts_with("views/"));
+        of_views.filter_map(|(_, outcomes)| outcomes.get(&Outcome::Healed)).sum()
+    }
+
     fn report(&self) {
         let [detected, named] = self.detected;
         println!("detected in the log's file: {detected}, {named} of them by a position");
@@ -367,4 +373,6 @@ async fn try_flips(place: Place, known: &Known, more: u64) {
     let [detected, named] = trials.detected;
     assert_eq!(named, detected, "what is damaged in the log is not named by a position");
     assert!(failures.is_empty(), "{} went wrong:\n{}", failures.len(), failures.join("\n"));
+    let has_many = setting("COUNTERSIGN_FLIPS", FLIPS) >= FLIPS;
+    assert!(!has_many || trials.healed() > 0, "no flip had the server build its views again");
 }

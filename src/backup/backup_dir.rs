@@ -14,6 +14,7 @@ use crate::log::head::LogKey;
 use crate::log::record;
 use crate::log::tree::{CompactRange, Root};
 use crate::vault::file::inspect;
+use crate::vault::ledger::Stored;
 
 const SEGMENT: &str = "seg";
 const TAIL: &str = "tail";
@@ -189,7 +190,8 @@ impl Backup {
         Ok(())
     }
 
-    /// Checks the vault's copy, as far as that can be done without its key, and gives its epoch.
+    /// Checks the copies of vault and ledger, as far as that can be done without a key, and gives the
+    /// vault's epoch.
     pub fn check_vault(&self) -> Result<u32, BackupError> {
         let path = self.places.vault();
         let (epoch, slots) = inspect(&path)?;
@@ -197,6 +199,7 @@ impl Backup {
         if epoch < stated_epoch || slots < stated_slots {
             return Err(BackupError::VaultCut { path, epoch, slots, stated_epoch, stated_slots });
         }
+        Stored::read(&self.places.ledger())?.newest_epoch()?;
         Ok(epoch)
     }
 }

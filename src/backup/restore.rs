@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -20,9 +20,10 @@ use crate::log::record::{self, KeySlot};
 use crate::log::sled::SledLog;
 use crate::log::tree::CompactRange;
 use crate::log::{Append, Log as _, LogError, PAGE, durability};
-use crate::vault::file::{FileVault, Places};
+use crate::vault::file::{FileVault, Places, inspect};
+use crate::vault::ledger::{self, Stored};
 use crate::vault::master::KeyFile;
-use crate::vault::{Vault as _, VaultError, ledger};
+use crate::vault::{Vault as _, VaultError};
 
 /// Where to restore to, and with which keys.
 pub struct Target<'a> {
@@ -61,15 +62,7 @@ pub fn restore(
         return Err(BackupError::Older { backup: backup.head(), known: known.size });
     }
     let epoch = backup.check_vault()?;
-    // Segments are good for ever, and the vault is only of the newest epoch: that which is there, if it
-    // is not the backup's.
-    let mut vault = backup.places().vault();
-    if !target.master_key.has(epoch).map_err(VaultError::from)? {
-        vault = target.data.join("vault");
-        if !vault.exists() {
-            return Err(BackupError::OlderEpoch { path: from.to_owned(), epoch });
-        }
-    }
+    let vault = vault(&backup, epoch, &target)?;
 
     let unfinished = target.data.with_extension("unfinished");
     match fs::remove_dir_all(&unfinished) {
@@ -83,10 +76,27 @@ pub fn restore(
     head::write(&unfinished.join("head"), target.log_key, &checkpoint)?;
     File::open(&unfinished).and_then(|directory| directory.sync_all()).at(&unfinished)?;
 
-    let moved_to = move_aside(target.data)?;
-    fs::rename(&unfinished, target.data).at(target.data)?;
-    sync_parent(target.data)?;
+    let moved_to = put_in_place(&unfinished, target.data)?;
     Ok(Restored { head: backup.head(), moved_to })
+}
+
+/// Segments are good for ever, and the vault is only of the newest epoch: that which is there, if it is
+/// not the backup's. Of two the newer one: to open the older would undo a move that was interrupted.
+fn vault(backup: &Backup, epoch: u32, target: &Target<'_>) -> Result<PathBuf, BackupError> {
+    let has = |epoch| target.master_key.has(epoch).map_err(VaultError::from);
+    let there = target.data.join("vault");
+    let is_newer = match inspect(&there) {
+        Ok((of_there, _)) => of_there > epoch && has(of_there)?,
+        // It is damaged, or not there.
+        Err(_) => false,
+    };
+    if is_newer {
+        return Ok(there);
+    }
+    if has(epoch)? {
+        return Ok(backup.places().vault());
+    }
+    Err(BackupError::OlderEpoch { path: backup.places().directory.clone(), epoch })
 }
 
 /// How far the data had come that is there; `None`: there is none.
@@ -167,12 +177,10 @@ fn restore_vault(
     let mut from = File::open(copy).at(copy)?;
     let mut file = create(&path)?;
     std::io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).at(&path)?;
-    let text = backup.places().ledger();
-    let text = fs::read_to_string(&text).at(&text)?;
     if let Some(parent) = ledger.parent() {
         directory(parent)?;
     }
-    ledger::merge(ledger, &text)?;
+    ledger::merge(ledger, &Stored::read(&backup.places().ledger())?)?;
     let places = Places { vault: path, ledger: ledger.to_owned(), master_key };
     let vault = FileVault::open(places, &mut rand::rng())?;
     for (slot, position) in keys {
@@ -188,13 +196,45 @@ fn restore_vault(
     Ok(())
 }
 
-/// Gives what is there another name.
-fn move_aside(data: &Path) -> Result<Option<PathBuf>, BackupError> {
-    if !data.exists() {
-        return Ok(None);
-    }
+/// Has the restored data where the data is, in one step; what was there goes by another name then, which
+/// is returned.
+fn put_in_place(restored: &Path, data: &Path) -> Result<Option<PathBuf>, BackupError> {
     let aside = (1u32..).map(|number| data.with_extension(format!("before-restore-{number}")));
-    let Some(aside) = aside.into_iter().find(|aside| !aside.exists()) else { return Ok(None) };
-    fs::rename(data, &aside).at(data)?;
-    Ok(Some(aside))
+    let aside = aside.into_iter().find(|aside| !aside.exists()).filter(|_| data.exists());
+    match &aside {
+        None => fs::rename(restored, data).at(data)?,
+        Some(aside) => {
+            fs::rename(restored, aside).at(aside)?;
+            if let Err(error) = exchange(aside, data) {
+                // It is looked for there by who tries again.
+                fs::rename(aside, restored).at(restored)?;
+                return Err(error).at(data);
+            }
+        }
+    }
+    sync_parent(data)?;
+    Ok(aside)
+}
+
+/// Each gets the other's name.
+#[cfg(target_os = "linux")]
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        // A file system that cannot.
+        Err(Errno::INVAL | Errno::NOSYS) => exchange_in_steps(one, other),
+        result => Ok(result?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+use exchange_in_steps as exchange;
+
+fn exchange_in_steps(one: &Path, other: &Path) -> io::Result<()> {
+    let between = one.with_extension("exchanged");
+    fs::rename(other, &between)?;
+    fs::rename(one, other)?;
+    fs::rename(&between, one)
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::BackupError;
 use super::durable::{At as _, create, finish, unfinished};
 use crate::vault::file::{FileVault, Mark, place};
-use crate::vault::ledger;
+use crate::vault::ledger::{self, Stored};
 
 /// How many slots are read at a time: 128 KiB, for which whoever changes the vault may have to wait.
 const CHUNK_SLOTS: u32 = 1024;
@@ -21,13 +21,13 @@ pub(super) struct VaultCopy {
     /// The copy and how far it has come. `None`: it is to be made whole.
     written: Option<(File, Mark)>,
     /// The ledger that the copy has all of.
-    merged: String,
+    merged: Option<Stored>,
 }
 
 impl VaultCopy {
     /// Whatever lies there is replaced, but for the ledger, which is added to.
     pub(super) fn new(vault: PathBuf, ledger: PathBuf) -> Self {
-        Self { vault, ledger, written: None, merged: String::new() }
+        Self { vault, ledger, written: None, merged: None }
     }
 
     /// Brings the copy up to the vault: it then has every key that was there when this was called.
@@ -36,15 +36,15 @@ impl VaultCopy {
         loop {
             let Some(mark) = self.refresh_slots(vault)? else { continue };
             let ledger = vault.stored_ledger()?;
-            if ledger != self.merged {
+            // The vault has moved meanwhile, and what was copied opens nothing.
+            if ledger.newest_epoch()? > mark.epoch {
+                continue;
+            }
+            if self.merged.as_ref() != Some(&ledger) {
                 ledger::merge(&self.ledger, &ledger)?;
+                self.merged = Some(ledger);
             }
-            let epoch = ledger::newest_epoch(&ledger)?;
-            self.merged = ledger;
-            // Otherwise the vault has moved meanwhile, and what was copied opens nothing.
-            if epoch <= mark.epoch {
-                return Ok(mark);
-            }
+            return Ok(mark);
         }
     }
 

@@ -7,8 +7,7 @@ use std::io::ErrorKind;
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
-use super::dev_ca::write_new;
-use super::directory::Directory;
+use super::directory::{Directory, replace};
 use crate::domain::Binding;
 use crate::receipt::KeyRing;
 
@@ -26,12 +25,11 @@ pub(super) fn binding(directory: &Directory) -> anyhow::Result<Binding> {
         }
         let client = directory.join("client");
         match fs::create_dir(&client) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(error).context(format!("{} cannot be made", client.display()));
-            }
-            _ => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            made => made.and_then(|()| fs::File::open(directory.path())?.sync_all()),
         }
-        write_new(&path, KeyRing::generate(&mut rand::rng()).to_jwks().as_bytes(), 0o600)?;
+        .with_context(|| format!("{} cannot be made", client.display()))?;
+        replace(&path, KeyRing::generate(&mut rand::rng()).to_jwks().as_bytes(), 0o600)?;
     }
     let keys = Zeroizing::new(
         fs::read_to_string(&path)

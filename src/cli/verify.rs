@@ -17,6 +17,7 @@ use crate::log::head::HeadError;
 use crate::service::store::{SlotCounts, Store, StoreError};
 use crate::tlog::replay::Difference;
 use crate::vault::VaultError;
+use crate::vault::ledger::LedgerError;
 use crate::views::Views;
 
 /// Check what is stored, or a backup: records, root, vault, views; the server must not run.
@@ -209,7 +210,8 @@ fn finding(error: &anyhow::Error) -> Option<Finding> {
         | BackupError::Manifest(_)
         | BackupError::Unfinished(_)
         | BackupError::Changed { .. }
-        | BackupError::VaultCut { .. } => NOWHERE,
+        | BackupError::VaultCut { .. }
+        | BackupError::Ledger(LedgerError::Damaged { .. }) => NOWHERE,
         BackupError::Vault(error) => of_vault(error),
         _ => None,
     }
@@ -241,7 +243,8 @@ fn of_vault(error: &VaultError) -> Option<Finding> {
         | VaultError::Missing(_)
         | VaultError::Outdated { .. }
         | VaultError::NewerThanLog { .. }
-        | VaultError::Duplicate(_) => NOWHERE,
+        | VaultError::Duplicate(_)
+        | VaultError::Ledger(LedgerError::Damaged { .. }) => NOWHERE,
         _ => None,
     }
 }

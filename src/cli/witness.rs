@@ -12,7 +12,6 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::client::Connect;
-use super::dev_ca::write_new;
 use super::directory::{Directory, lock_file, read_secret, replace};
 use super::failure::{is_passing, message};
 use super::log::{signed_note, verifier_key};
@@ -110,11 +109,14 @@ impl WitnessCommand {
                 };
                 fs::create_dir_all(&state)
                     .with_context(|| format!("{} cannot be made", state.display()))?;
+                if state.join(KEY).exists() {
+                    bail!("{} holds a witness already; name another --state", state.display());
+                }
                 // Before the key: a witness without it would begin with whatever it sees.
                 if let Some(Seen { note, .. }) = first {
-                    write_new(&state.join(CHECKPOINT), note.as_bytes(), 0o644)?;
+                    replace(&state.join(CHECKPOINT), note.as_bytes(), 0o644)?;
                 }
-                write_new(&state.join(KEY), key.expose().as_bytes(), 0o600)?;
+                replace(&state.join(KEY), key.expose().as_bytes(), 0o600)?;
                 show_key(&key, as_json)
             }
             Self::Key { state } => show_key(&signer(&state)?, as_json),

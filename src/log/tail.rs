@@ -48,7 +48,7 @@ impl Tail {
         Ok(position.try_into().ok().map(|bytes| Position(u64::from_be_bytes(bytes))))
     }
 
-    /// Says that the log has come this far, durably.
+    /// Says that the log has come this far.
     pub(super) fn write(&self, position: Position) -> io::Result<()> {
         let mut bytes = [0; BYTES];
         bytes[..POSITION_BYTES].copy_from_slice(&position.0.to_be_bytes());

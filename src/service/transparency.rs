@@ -3,8 +3,8 @@
 //! answers with proofs.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -259,7 +259,9 @@ impl Publication {
             let (path, new) =
                 (self.directory.join(CHECKPOINT), self.directory.join("checkpoint.new"));
             fs::create_dir_all(&self.directory)?;
-            fs::write(&new, &note)?;
+            // An empty one would be compared with nothing at the next start.
+            let mut file = File::create(&new)?;
+            file.write_all(note.as_bytes()).and_then(|()| file.sync_data())?;
             fs::rename(new, path)?;
             publish.send_replace(Some(Arc::new(Published { checkpoint, note })));
         }

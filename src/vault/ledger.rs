@@ -39,8 +39,20 @@ pub enum LedgerError {
         error: io::Error,
     },
     /// A line is not as it was written.
-    #[error("line {0} of the erasure ledger is damaged; put back a copy of it")]
-    Damaged(usize),
+    #[error("line {line} of the erasure ledger {} is damaged; put back a copy of it", path.display())]
+    Damaged {
+        /// Where it is.
+        path: PathBuf,
+        /// Which line, from one.
+        line: usize,
+    },
+}
+
+/// A ledger's file as it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stored {
+    path: PathBuf,
+    text: String,
 }
 
 /// What is in a ledger.
@@ -69,30 +81,19 @@ pub fn create_new(path: &Path) -> Result<(), LedgerError> {
     create().map_err(|error| LedgerError::Io { path: path.to_owned(), error })
 }
 
-/// Has the ledger at `path` say all that another one's text says, durably on return; where there is
-/// none, it becomes that text. What it says already stays.
-pub fn merge(path: &Path, other: &str) -> Result<(), LedgerError> {
-    let other = whole(other);
-    let theirs = Entries::parse(other)?;
-    if !path.exists() {
-        // It has its name when it is whole: an empty one would be taken for one that is damaged.
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(".unfinished");
-        let create = || {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let mut file = options.open(&unfinished)?;
-            file.write_all(other.as_bytes())?;
-            // A last line without an end is one that a power cut interrupted, and would not hold.
-            if !other.ends_with('\n') {
-                file.write_all(b"\n")?;
-            }
-            file.sync_all()?;
-            fs::rename(&unfinished, path)?;
-            sync_parent(path)
-        };
-        return create().map_err(|error| LedgerError::Io { path: path.to_owned(), error });
-    }
+/// Has the ledger at `path` say all that another one says, durably on return; where there is none, it
+/// becomes that one's text. What it says already stays.
+pub fn merge(path: &Path, other: &Stored) -> Result<(), LedgerError> {
+    let (theirs, Whole { text, lacks_end }) = other.entries()?;
+    let io = |error| LedgerError::Io { path: path.to_owned(), error };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let end = if lacks_end { "\n" } else { "" };
+            return create_whole(path, &[text, end].concat()).map_err(io);
+        }
+        // A link that leads nowhere is a disk that is not there: what its ledger says is not known.
+        found => found.map_err(io)?,
+    };
     let (mut ledger, ours) = Ledger::open(path)?;
     let known: HashSet<_> = ours.erased.iter().collect();
     let missing: Vec<_> =
@@ -103,49 +104,63 @@ pub fn merge(path: &Path, other: &str) -> Result<(), LedgerError> {
     if theirs.epoch > ours.epoch { ledger.epoch(theirs.epoch) } else { Ok(()) }
 }
 
-/// The newest epoch that the text of a ledger knows of.
-pub fn newest_epoch(text: &str) -> Result<u32, LedgerError> {
-    Ok(Entries::parse(whole(text))?.epoch)
+/// It has its name when it is whole: an empty one would be taken for one that is damaged.
+fn create_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    sync_parent(path)
+}
+
+impl Stored {
+    /// Reads a file, and believes nothing of it yet.
+    pub fn read(path: &Path) -> Result<Self, LedgerError> {
+        let text = fs::read_to_string(path);
+        let text = text.map_err(|error| LedgerError::Io { path: path.to_owned(), error })?;
+        Ok(Self { path: path.to_owned(), text })
+    }
+
+    /// The newest epoch that it knows of.
+    pub fn newest_epoch(&self) -> Result<u32, LedgerError> {
+        Ok(self.entries()?.0.epoch)
+    }
+
+    fn entries(&self) -> Result<(Entries, Whole<'_>), LedgerError> {
+        let whole = whole(&self.text);
+        let damaged = |line| LedgerError::Damaged { path: self.path.clone(), line };
+        Ok((Entries::parse(whole.text).map_err(damaged)?, whole))
+    }
 }
 
 impl Ledger {
     /// Opens a ledger and reads all of it. A last line that a power cut interrupted is removed: what
-    /// it was about had not begun.
+    /// it was about had not begun. If it lacks nothing but its end, it gets that: it may be from a copy.
     pub(super) fn open(path: &Path) -> Result<(Self, Entries), LedgerError> {
+        let stored = Stored::read(path)?;
+        let (entries, Whole { text, lacks_end }) = stored.entries()?;
         let io = |error| LedgerError::Io { path: path.to_owned(), error };
-        let text = fs::read_to_string(path).map_err(io)?;
-        let file = OpenOptions::new().append(true).open(path).map_err(io)?;
-        let mut whole = whole(&text);
-        if !whole.ends_with('\n') {
-            let end = whole.rfind('\n').map_or(0, |end| end + 1);
-            if Entries::default().add(&whole[end..]).is_none() {
-                return Err(LedgerError::Damaged(whole.lines().count()));
-            }
-            whole = &whole[..end];
+        let mut file = OpenOptions::new().append(true).open(path).map_err(io)?;
+        if text.len() < stored.text.len() {
+            file.set_len(text.len() as u64).and_then(|()| file.sync_all()).map_err(io)?;
         }
-        let entries = Entries::parse(whole)?;
-        if whole.len() < text.len() {
-            let cut_off = file.set_len(whole.len() as u64).and_then(|()| file.sync_all());
-            cut_off.map_err(io)?;
+        if lacks_end {
+            file.write_all(b"\n").and_then(|()| file.sync_all()).map_err(io)?;
         }
         Ok((Self { path: path.to_owned(), file }, entries))
     }
 
     /// All of it, as it is stored.
-    pub(super) fn text(&self) -> Result<String, LedgerError> {
-        fs::read_to_string(&self.path)
-            .map_err(|error| LedgerError::Io { path: self.path.clone(), error })
+    pub(super) fn stored(&self) -> Result<Stored, LedgerError> {
+        Stored::read(&self.path)
     }
 
     /// Says, durably, that these keys are destroyed.
     pub(super) fn erased(&mut self, keys: &[(KeySlot, Fingerprint)]) -> Result<(), LedgerError> {
-        let mut body = "erased ".to_owned();
-        for (number, (slot, fingerprint)) in keys.iter().enumerate() {
-            let comma = if number == 0 { "" } else { "," };
-            // Writing to a string does not fail.
-            let _ = write!(body, "{comma}{}:{:032x}", slot.0, u128::from_be_bytes(*fingerprint));
-        }
-        self.append(body)
+        self.append(body(keys))
     }
 
     /// Says, durably, in which epoch the vault is.
@@ -163,23 +178,54 @@ impl Ledger {
 /// What the disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
-/// The text without a last line that a power cut interrupted: what it is about had not begun. What is left
-/// of one is a beginning, or lacks sectors; what else is wrong with a line is damage.
-fn whole(text: &str) -> &str {
+/// A ledger's text without what a power cut left of a last line.
+struct Whole<'a> {
+    text: &'a str,
+    /// The last line is there but for its end.
+    lacks_end: bool,
+}
+
+/// What is left of a line that a power cut interrupted is a beginning, or lacks sectors: what it is about
+/// had not begun. What else is wrong with a line is damage.
+fn whole(text: &str) -> Whole<'_> {
     let start = text.strip_suffix('\n').unwrap_or(text).rfind('\n').map_or(0, |end| end + 1);
-    let last = &text[start..];
-    let is_torn = if let Some(last) = last.strip_suffix('\n') {
-        let border = SECTOR_BYTES - start % SECTOR_BYTES;
-        let (first, rest) = last.as_bytes().split_at(border.min(last.len()));
-        let mut sectors = std::iter::once(first).chain(rest.chunks(SECTOR_BYTES));
-        sectors.any(|sector| !sector.is_empty() && sector.iter().all(|&byte| byte == 0))
-    } else {
-        let mut shorter = last.chars();
-        shorter.next_back();
-        // All is there but the line's end, or its end is damaged.
-        ![last, shorter.as_str()].iter().any(|line| Entries::default().add(line).is_some())
-    };
-    if is_torn { &text[..start] } else { text }
+    let (before, last) = text.split_at(start);
+    if let Some(line) = last.strip_suffix('\n') {
+        let text = if lacks_a_sector(line, start) { before } else { text };
+        return Whole { text, lacks_end: false };
+    }
+    // Its end may be all that lay in the sector that is missing.
+    let line = last.trim_end_matches('\0');
+    let end = start + line.len();
+    if is_good(line) && (end == text.len() || end.is_multiple_of(SECTOR_BYTES)) {
+        return Whole { text: &text[..end], lacks_end: true };
+    }
+    let mut shorter = last.chars();
+    shorter.next_back();
+    let has_changed_end = is_good(shorter.as_str());
+    Whole { text: if has_changed_end { text } else { before }, lacks_end: false }
+}
+
+/// Whether there is nothing in a sector's part of a line that begins there in the file.
+fn lacks_a_sector(line: &str, start: usize) -> bool {
+    let border = SECTOR_BYTES - start % SECTOR_BYTES;
+    let (first, rest) = line.as_bytes().split_at(border.min(line.len()));
+    let mut parts = std::iter::once(first).chain(rest.chunks(SECTOR_BYTES));
+    parts.any(|part| !part.is_empty() && part.iter().all(|&byte| byte == 0))
+}
+
+fn is_good(line: &str) -> bool {
+    Entries::default().add(line).is_some()
+}
+
+fn body(erased: &[(KeySlot, Fingerprint)]) -> String {
+    let mut body = "erased ".to_owned();
+    for (number, (slot, fingerprint)) in erased.iter().enumerate() {
+        let comma = if number == 0 { "" } else { "," };
+        // Writing to a string does not fail.
+        let _ = write!(body, "{comma}{}:{:032x}", slot.0, u128::from_be_bytes(*fingerprint));
+    }
+    body
 }
 
 fn line(mut body: String) -> String {
@@ -190,15 +236,16 @@ fn line(mut body: String) -> String {
 }
 
 impl Entries {
-    fn parse(text: &str) -> Result<Self, LedgerError> {
+    /// An error is the number of the first line that is damaged.
+    fn parse(text: &str) -> Result<Self, usize> {
         let mut entries = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
             let is_good = if number == 1 { line == TITLE } else { entries.add(line).is_some() };
             if !is_good {
-                return Err(LedgerError::Damaged(number));
+                return Err(number);
             }
         }
-        if entries.epoch == 0 { Err(LedgerError::Damaged(1)) } else { Ok(entries) }
+        if entries.epoch == 0 { Err(1) } else { Ok(entries) }
     }
 
     fn add(&mut self, text: &str) -> Option<()> {
@@ -249,7 +296,7 @@ mod tests {
     fn an_unfinished_last_line_is_removed_and_the_rest_holds() {
         let (_directory, path, text) = written();
         let last = text[..text.len() - 1].iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
-        for end in last..text.len() {
+        for end in last..text.len() - 1 {
             fs::write(&path, &text[..end]).unwrap();
             let (mut ledger, entries) = Ledger::open(&path).unwrap();
             assert_eq!((entries.erased.len(), entries.epoch), (2, 1));
@@ -259,33 +306,61 @@ mod tests {
     }
 
     #[test]
-    fn a_last_line_that_lacks_sectors_is_cut_off() {
+    fn a_last_line_that_lacks_its_end_gets_it() {
         let (_directory, path, text) = written();
-        let (mut ledger, _) = Ledger::open(&path).unwrap();
-        let keys: Vec<_> = (100..140u8).map(|slot| (KeySlot(slot.into()), [slot; 16])).collect();
-        ledger.erased(&keys).unwrap();
-        let long = fs::read(&path).unwrap();
-        let sectors = text.len() / SECTOR_BYTES..long.len().div_ceil(SECTOR_BYTES);
-        assert!(sectors.len() > 2, "{sectors:?}");
-        for missing in 1..1_u32 << sectors.len() {
-            let mut torn = long.clone();
-            for (number, sector) in sectors.clone().enumerate() {
-                if missing >> number & 1 == 1 {
-                    let end = torn.len().min((sector + 1) * SECTOR_BYTES);
-                    torn[text.len().max(sector * SECTOR_BYTES)..end].fill(0);
+        fs::write(&path, &text[..text.len() - 1]).unwrap();
+        let (_, entries) = Ledger::open(&path).unwrap();
+        assert_eq!((entries.erased.len(), entries.epoch), (2, 2));
+        assert_eq!(fs::read(&path).unwrap(), text);
+    }
+
+    /// Keys whose line is so many bytes longer than the shortest.
+    fn keys(longer: usize) -> Vec<(KeySlot, Fingerprint)> {
+        let digits = |number: usize| longer.saturating_sub(6 * number).min(6);
+        let slot = |number| KeySlot((0..digits(number)).fold(1, |slot, _| 10 * slot));
+        (0..90).map(|number| (slot(number), [9; 16])).collect()
+    }
+
+    #[test]
+    fn a_last_line_that_lacks_sectors_is_cut_off() {
+        for at_border in [false, true] {
+            let (_directory, path, text) = written();
+            // With what length the end alone lies in the last sector.
+            let shortest = line(body(&keys(0))).len() - 1;
+            let rest = (text.len() + shortest) % SECTOR_BYTES;
+            let keys = keys(if at_border { SECTOR_BYTES - rest } else { 0 });
+            Ledger::open(&path).unwrap().0.erased(&keys).unwrap();
+            let long = fs::read(&path).unwrap();
+            let sectors = text.len() / SECTOR_BYTES..long.len().div_ceil(SECTOR_BYTES);
+            assert!(sectors.len() > 2, "{sectors:?}");
+            for missing in 1..1_u32 << sectors.len() {
+                let mut torn = long.clone();
+                for (number, sector) in sectors.clone().enumerate() {
+                    if missing >> number & 1 == 1 {
+                        let end = torn.len().min((sector + 1) * SECTOR_BYTES);
+                        torn[text.len().max(sector * SECTOR_BYTES)..end].fill(0);
+                    }
+                }
+                fs::write(&path, &torn).unwrap();
+                let copy = path.with_extension(missing.to_string());
+                merge(&copy, &Stored::read(&path).unwrap()).unwrap();
+                let (mut ledger, entries) = Ledger::open(&path).unwrap();
+                // All of it is there but the end.
+                let holds = at_border && missing == 1 << (sectors.len() - 1);
+                let expected = if holds { &long } else { &text };
+                assert!(&fs::read(&path).unwrap() == expected, "{missing:b}");
+                assert!(&fs::read(&copy).unwrap() == expected, "{missing:b}");
+                assert_eq!(entries.erased.len(), if holds { 2 + keys.len() } else { 2 });
+                if !holds {
+                    ledger.erased(&keys).unwrap();
+                    assert!(fs::read(&path).unwrap() == long);
                 }
             }
-            fs::write(&path, &torn).unwrap();
-            let (mut ledger, entries) = Ledger::open(&path).unwrap();
-            assert_eq!((entries.erased.len(), entries.epoch), (2, 2), "{missing:b}");
-            let torn = String::from_utf8(torn).unwrap();
-            assert_eq!(newest_epoch(&torn).unwrap(), 2);
-            let copy = path.with_extension(missing.to_string());
-            merge(&copy, &torn).unwrap();
-            assert_eq!(fs::read(&copy).unwrap(), text);
-            ledger.erased(&keys).unwrap();
-            assert_eq!(fs::read(&path).unwrap(), long);
         }
+    }
+
+    fn stored(text: &str) -> Stored {
+        Stored { path: "ledger".into(), text: text.to_owned() }
     }
 
     #[test]
@@ -296,7 +371,7 @@ mod tests {
         // What a power cut leaves of the first merge.
         let unfinished = directory.path().join("copy.unfinished");
         fs::write(&unfinished, &text[1..]).unwrap();
-        merge(&copy, &text).unwrap();
+        merge(&copy, &stored(&text)).unwrap();
         assert_eq!(fs::read_to_string(&copy).unwrap(), text);
         assert!(!unfinished.exists(), "it is written there, and then gets its name");
         // Each of the two goes on by itself.
@@ -305,14 +380,24 @@ mod tests {
         ledger.erased(&[(KeySlot(2), [4; 16])]).unwrap();
         ledger.epoch(3).unwrap();
         for _ in 0..2 {
-            merge(&copy, &ledger.text().unwrap()).unwrap();
+            merge(&copy, &ledger.stored().unwrap()).unwrap();
             let (_, entries) = Ledger::open(&copy).unwrap();
             let slots: Vec<u32> = entries.erased.iter().map(|(slot, _)| slot.0).collect();
             assert_eq!((slots, entries.epoch), (vec![7, 9, 1, 2], 3));
         }
-        merge(&copy, &text).unwrap();
-        assert_eq!(newest_epoch(&fs::read_to_string(&copy).unwrap()).unwrap(), 3);
-        assert!(merge(&copy, &text[1..]).is_err());
+        merge(&copy, &stored(&text)).unwrap();
+        assert_eq!(Stored::read(&copy).unwrap().newest_epoch().unwrap(), 3);
+        assert!(merge(&copy, &stored(&text[1..])).is_err());
+    }
+
+    #[test]
+    fn a_ledger_whose_disk_is_not_there_is_not_replaced() {
+        let (directory, path, _) = written();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path().join("elsewhere/erasures"), &link).unwrap();
+        let error = merge(&link, &Stored::read(&path).unwrap()).unwrap_err();
+        assert!(matches!(error, LedgerError::Io { .. }), "{error}");
+        assert!(link.is_symlink());
     }
 
     #[test]
@@ -320,7 +405,7 @@ mod tests {
         let (directory, _, text) = written();
         let text = String::from_utf8(text).unwrap();
         let copy = directory.path().join("copy");
-        merge(&copy, text.trim_end()).unwrap();
+        merge(&copy, &stored(text.trim_end())).unwrap();
         let (_, entries) = Ledger::open(&copy).unwrap();
         assert_eq!((entries.erased.len(), entries.epoch), (2, 2));
         assert_eq!(fs::read_to_string(&copy).unwrap(), text);
@@ -329,7 +414,7 @@ mod tests {
     #[test]
     fn the_newest_epoch_is_the_highest() {
         let text = [TITLE, "\n", &line("epoch 3".to_owned()), &line("epoch 2".to_owned())].concat();
-        assert_eq!(newest_epoch(&text).unwrap(), 3);
+        assert_eq!(stored(&text).newest_epoch().unwrap(), 3);
     }
 
     #[test]
@@ -344,12 +429,15 @@ mod tests {
             fs::write(&path, &changed).unwrap();
             let number = text[..=at].split(|&byte| byte == b'\n').count();
             let error = Ledger::open(&path).unwrap_err();
-            assert!(matches!(error, LedgerError::Damaged(n) if n == number), "byte {at}: {error}");
+            assert!(
+                matches!(error, LedgerError::Damaged { line, .. } if line == number),
+                "byte {at}: {error}"
+            );
         }
         let mut changed = text.clone();
         *changed.last_mut().unwrap() ^= 1;
         fs::write(&path, &changed).unwrap();
-        assert!(matches!(Ledger::open(&path).unwrap_err(), LedgerError::Damaged(4)));
+        assert!(matches!(Ledger::open(&path).unwrap_err(), LedgerError::Damaged { line: 4, .. }));
         fs::remove_file(&path).unwrap();
         assert!(Ledger::open(&path).unwrap_err().to_string().contains("put it back"));
     }

@@ -102,6 +102,16 @@ pub struct KeyFile {
     is_credential: bool,
 }
 
+/// What lies where the next key is put.
+#[derive(Debug, PartialEq, Eq)]
+enum Staged {
+    Nothing,
+    /// What a power cut left of one.
+    Torn,
+    /// A key of this epoch.
+    Key(u32),
+}
+
 impl KeyFile {
     /// A file that is ours. Where it is a link, to a disk of its own perhaps, the file is what it leads
     /// to: the next key is to lie there too.
@@ -123,30 +133,50 @@ impl KeyFile {
     /// The key for a vault of this epoch. A move to a new key that was interrupted is carried to its
     /// end where the vault has made it, and undone where it has not.
     pub(super) fn resolve(&self, epoch: u32) -> Result<MasterKey, MasterKeyError> {
-        let next = self.next();
-        if self.can_be_replaced() && next.exists() {
-            let staged = read(&next, true);
-            if staged.as_ref().is_ok_and(|key| key.epoch == epoch) {
-                self.commit()?;
-            } else {
-                overwrite(&next).map_err(|error| MasterKeyError::Io { path: next, error })?;
-            }
+        let staged = self.staged()?;
+        if staged == Staged::Key(epoch) {
+            self.commit()?;
         }
         // Who reads a credential is the system's affair, and its mode does not tell.
-        read(&self.path, !self.is_credential)
+        let key = read(&self.path, !self.is_credential)?;
+        // Where neither is the vault's, nothing is destroyed.
+        let is_other = match staged {
+            Staged::Key(other) => other != epoch,
+            Staged::Torn => true,
+            Staged::Nothing => false,
+        };
+        if is_other && key.epoch == epoch {
+            let next = self.next();
+            overwrite(&next).map_err(|error| MasterKeyError::Io { path: next, error })?;
+        }
+        Ok(key)
     }
 
     /// Whether there is a key of this epoch. It changes nothing.
     pub fn has(&self, epoch: u32) -> Result<bool, MasterKeyError> {
-        let next = self.next();
-        let has_next = self.can_be_replaced() && next.exists();
-        if has_next && read(&next, true).is_ok_and(|key| key.epoch == epoch) {
+        let staged = self.staged()?;
+        if staged == Staged::Key(epoch) {
             return Ok(true);
         }
         match read(&self.path, !self.is_credential) {
             Ok(key) => Ok(key.epoch == epoch),
-            // A move that was interrupted has overwritten it.
-            Err(MasterKeyError::File { .. }) if has_next => Ok(false),
+            // A move that was interrupted overwrites it when the next one is there.
+            Err(MasterKeyError::File { .. }) if matches!(staged, Staged::Key(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What lies beside the key that holds. What cannot be read now may be the only key to the vault.
+    fn staged(&self) -> Result<Staged, MasterKeyError> {
+        if !self.can_be_replaced() {
+            return Ok(Staged::Nothing);
+        }
+        match read(&self.next(), true) {
+            Ok(key) => Ok(Staged::Key(key.epoch)),
+            Err(MasterKeyError::File { .. }) => Ok(Staged::Torn),
+            Err(MasterKeyError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Staged::Nothing)
+            }
             Err(error) => Err(error),
         }
     }
@@ -190,9 +220,12 @@ fn read(path: &Path, must_be_private: bool) -> Result<MasterKey, MasterKeyError>
     if must_be_private && fs::metadata(path).map_err(io)?.permissions().mode() & 0o077 != 0 {
         return Err(MasterKeyError::Exposed(path.to_owned()));
     }
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(io)?);
-    MasterKey::parse(&text)
-        .map_err(|form| MasterKeyError::File { path: path.to_owned(), form: Box::new(form) })
+    let parsed = match fs::read_to_string(path).map(Zeroizing::new) {
+        Ok(text) => MasterKey::parse(&text),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(MasterKeyError::Form),
+        Err(error) => return Err(io(error)),
+    };
+    parsed.map_err(|form| MasterKeyError::File { path: path.to_owned(), form: Box::new(form) })
 }
 
 /// Overwrites a file in place, and removes it.
@@ -246,7 +279,13 @@ mod tests {
         assert_eq!([1, 2, 3].map(|epoch| file.has(epoch).unwrap()), [true, true, false]);
         put(&[0; 72]);
         assert_eq!([1, 2, 3].map(|epoch| file.has(epoch).unwrap()), [false, true, false]);
-        fs::remove_file(file.next()).unwrap();
+        // One that cannot be read is not taken for one that does not matter.
+        fs::set_permissions(file.next(), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(file.has(2), Err(MasterKeyError::Exposed(_))));
+        assert!(matches!(file.resolve(1), Err(MasterKeyError::Exposed(_))));
+        fs::set_permissions(file.next(), fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(file.resolve(2).unwrap().epoch, 2);
+        put(&[0; 72]);
         assert!(matches!(file.has(2), Err(MasterKeyError::File { .. })));
     }
 }

@@ -1,7 +1,10 @@
 //! Messages that are larger than they look, or never come in full.
 
+use std::io::Read as _;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::uri::PathAndQuery;
 use prost::bytes::BufMut as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,7 +14,10 @@ use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-use crate::client::{DATA, Target, attacker, begin, frame, message};
+use crate::client::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, Target, Wire, attacker, begin, call_fields, field,
+    frame, message, stream,
+};
 use crate::honest::Watched;
 use crate::support::Server;
 
@@ -65,6 +71,41 @@ fn long(length: usize) -> Vec<u8> {
     vec![b'a'; length]
 }
 
+/// What each compressed message would grow to; it comes in one frame.
+const UNPACKED: u64 = 14 << 20;
+/// Calls with such messages that are begun together.
+const PACKED_AT_ONCE: u32 = 8;
+
+fn packed() -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    std::io::copy(&mut std::io::repeat(0).take(UNPACKED), &mut packed).unwrap();
+    packed.finish().unwrap()
+}
+
+/// Calls whose messages are compressed. Every other does not say how.
+async fn send_packed(target: &Target) {
+    let message = message(true, &packed());
+    let mut wire = Wire::open(target, attacker(0), b"").await;
+    for number in 0..PACKED_AT_ONCE {
+        let mut fields = call_fields();
+        if number % 2 == 0 {
+            fields.extend(field("grpc-encoding", b"gzip"));
+        }
+        let headers = frame(HEADERS, END_HEADERS, stream(number), &fields);
+        let body = frame(DATA, END_STREAM, stream(number), &message);
+        wire.send(&[headers, body].concat()).await.unwrap();
+    }
+    // Each is refused: headers alone, as they end a call.
+    let mut refused = Vec::new();
+    for _ in 0..PACKED_AT_ONCE {
+        let answer = wire.find(&[HEADERS]).await;
+        assert_ne!(answer.flags & END_STREAM, 0, "it is taken");
+        refused.push(answer.stream);
+    }
+    refused.sort_unstable();
+    assert_eq!(refused, (0..PACKED_AT_ONCE).map(stream).collect::<Vec<_>>());
+}
+
 /// Of those that send requests without their last byte.
 const CLIENTS: usize = 48;
 const ROUNDS: u32 = 8;
@@ -74,6 +115,7 @@ const OF_EACH_ROUND: u32 = 15;
 async fn bombs_do_not_go_off() {
     let watched = Watched::start("").await;
     let server = &watched.server;
+    let target = Target::of(server);
     let bombs = async {
         for _ in 0..20 {
             let status = send(server, nested(16_000), None).await;
@@ -86,12 +128,12 @@ async fn bombs_do_not_go_off() {
                 let status = send(server, long(1000), Some(encoding)).await;
                 assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
             }
+            send_packed(&target).await;
         }
     };
     watched.bears("bombs", 256, bombs).await;
 
     // Requests that lack their last byte, from many clients.
-    let target = Target::of(server);
     let hoard = async {
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {

@@ -125,6 +125,7 @@ impl Target {
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) kind: u8,
+    pub(crate) flags: u8,
     pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
@@ -164,10 +165,10 @@ impl Wire {
     pub(crate) async fn next(&mut self) -> io::Result<Received> {
         let mut header = [0; 9];
         self.0.read_exact(&mut header).await?;
-        let [l1, l2, l3, kind, _, stream @ ..] = header;
+        let [l1, l2, l3, kind, flags, stream @ ..] = header;
         let mut payload = vec![0; u32::from_be_bytes([0, l1, l2, l3]) as usize];
         self.0.read_exact(&mut payload).await?;
-        Ok(Received { kind, stream: u32::from_be_bytes(stream), payload })
+        Ok(Received { kind, flags, stream: u32::from_be_bytes(stream), payload })
     }
 
     /// The next frame of one of these types. What comes before it is passed over.

@@ -182,22 +182,24 @@ impl Torn {
     pub(crate) fn cut_off(&self) -> bool {
         !std::mem::take(&mut *lock(&self.0)).is_empty()
     }
-
-    fn assert_none(&self) {
-        assert!(lock(&self.0).is_empty(), "a server goes on with a log that it failed to write");
-    }
 }
 
 /// The shared log, as one server sees it.
 pub(crate) struct SimLog {
     pub(crate) log: Arc<MemoryLog>,
-    pub(crate) torn: Arc<Torn>,
+    /// `None`: others are on it too, who would see what is torn before it is cut off.
+    pub(crate) torn: Option<Arc<Torn>>,
     pub(crate) vault: Arc<MemoryVault>,
     pub(crate) witness: Arc<Mutex<Witness>>,
     pub(crate) faults: Arc<Faults>,
 }
 
 impl SimLog {
+    fn assert_not_torn(&self) {
+        let is_torn = self.torn.as_ref().is_some_and(|torn| !lock(&torn.0).is_empty());
+        assert!(!is_torn, "a server goes on with a log that it failed to write");
+    }
+
     fn append_now(
         &self,
         expected: Position,
@@ -205,7 +207,8 @@ impl SimLog {
         left: Left,
     ) -> Result<Append, LogError> {
         if left == Left::Part {
-            lock(&self.torn.0).extend_from_slice(&records[..records.len().div_ceil(2)]);
+            let Some(torn) = &self.torn else { return Ok(Append::Unknown) };
+            lock(&torn.0).extend_from_slice(&records[..records.len().div_ceil(2)]);
             return Ok(Append::Unknown);
         }
         let appended = self.log.append(expected, records)?;
@@ -218,12 +221,12 @@ impl SimLog {
 
 impl Log for SimLog {
     fn head(&self) -> Result<Position, LogError> {
-        self.torn.assert_none();
+        self.assert_not_torn();
         self.faults.meet(Call::Read, |_| self.log.head())
     }
 
     fn append(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError> {
-        self.torn.assert_none();
+        self.assert_not_torn();
         let is_lost = matches!(
             &lock(&self.faults.schedule).armed,
             Some((Counted::Appends, 0, Fault::Lost(_)))
@@ -239,7 +242,7 @@ impl Log for SimLog {
     }
 
     fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
-        self.torn.assert_none();
+        self.assert_not_torn();
         self.faults.meet(Call::Read, |_| self.log.read(from, limit))
     }
 }

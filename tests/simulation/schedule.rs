@@ -29,6 +29,7 @@ pub(crate) struct End {
     pub(crate) ends: u32,
     pub(crate) torn: u64,
     pub(crate) slow: u64,
+    pub(crate) gave_up: u64,
 }
 
 /// Runs a seed. Panics where a promise is broken.
@@ -48,6 +49,8 @@ struct Run {
     model: Model,
     /// How often a server ended by a fault.
     ends: u32,
+    /// How many clients gave up while a call was slow.
+    gave_up: u64,
 }
 
 /// What was asked of a server, and what came back.
@@ -57,15 +60,15 @@ impl Run {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let begin = 1_760_000_000_000 + rng.random_range(0..400) * 86_400_000;
-        let world = World::new(Timestamp::from_millis(begin).unwrap(), &mut rng);
-        let servers = if rng.random_bool(0.35) { 2 } else { 1 };
+        let is_shared = rng.random_bool(0.35);
+        let world = World::new(Timestamp::from_millis(begin).unwrap(), is_shared, &mut rng);
         let server = |name| Arc::new(Mutex::new(world.server(name, seed)));
-        let servers: Vec<_> = (1..=servers).map(server).collect();
+        let servers: Vec<_> = (1..=if is_shared { 2 } else { 1 }).map(server).collect();
         for server in &servers {
             assert!(lock(server).start(&world));
         }
         let (clients, model) = (Clients::default(), Model::default());
-        Self { rng, world, servers, clients, model, ends: 0 }
+        Self { rng, world, servers, clients, model, ends: 0, gave_up: 0 }
     }
 
     fn is_shared(&self) -> bool {
@@ -98,7 +101,9 @@ impl Run {
                 meanwhile();
                 server.answer(&waiters);
             }
-            asked.into_iter().zip(lock(&waiters).heard()).collect::<Heard>()
+            let mut waiters = lock(&waiters);
+            self.gave_up += u64::from(waiters.lost_patience());
+            asked.into_iter().zip(waiters.heard()).collect::<Heard>()
         };
         if let Some(others) = others {
             heard.extend(std::mem::take(&mut *lock(&others)));
@@ -146,7 +151,7 @@ impl Run {
         if self.rng.random_bool(0.3) {
             let calls = self.rng.random_range(0..12);
             let counted = if self.rng.random() { Counted::Any } else { Counted::Changes };
-            server.faults.arm(counted, calls, ending(&mut self.rng, self.servers.len() > 1));
+            server.faults.arm(counted, calls, ending(&mut self.rng));
             if !server.start(&self.world) {
                 return;
             }
@@ -220,7 +225,6 @@ impl Run {
     }
 
     fn arm_fault(&mut self, server: &Server) {
-        let is_shared = self.is_shared();
         let rng = &mut self.rng;
         match rng.random_range(0..20) {
             0..3 => {
@@ -229,11 +233,11 @@ impl Run {
             }
             3..7 => {
                 let calls = rng.random_range(0..8);
-                server.faults.arm(Counted::Changes, calls, ending(rng, is_shared));
+                server.faults.arm(Counted::Changes, calls, ending(rng));
             }
             7..9 => {
                 let calls = rng.random_range(0..30);
-                server.faults.arm(Counted::Any, calls, ending(rng, is_shared));
+                server.faults.arm(Counted::Any, calls, ending(rng));
             }
             _ => {}
         }
@@ -384,7 +388,7 @@ impl Run {
         let (head, root) = (witness.head(), witness.root(witness.head()));
         let torn = self.world.cut_off.load(Ordering::Relaxed);
         let slow = self.servers.iter().map(|server| lock(server).faults.slow()).sum();
-        End { head, root, ends: self.ends, torn, slow }
+        End { head, root, ends: self.ends, torn, slow, gave_up: self.gave_up }
     }
 }
 
@@ -392,12 +396,8 @@ fn when(rng: &mut StdRng) -> When {
     if rng.random() { When::Before } else { When::After }
 }
 
-/// Something that ends a server. What one left of an append would be seen by another before it is cut off.
-fn ending(rng: &mut StdRng, is_shared: bool) -> Fault {
-    let left = match rng.random_range(0..3) {
-        0 => Left::Nothing,
-        1 if !is_shared => Left::Part,
-        _ => Left::All,
-    };
+/// Something that ends a server.
+fn ending(rng: &mut StdRng) -> Fault {
+    let left = [Left::Nothing, Left::Part, Left::All][rng.random_range(0..3)];
     if rng.random() { Fault::Crash(left) } else { Fault::Fail(left) }
 }

@@ -61,7 +61,7 @@ pub(crate) struct World {
     pub(crate) log: Arc<MemoryLog>,
     /// How often a torn append was cut off.
     pub(crate) cut_off: AtomicU64,
-    torn: Arc<Torn>,
+    torn: Option<Arc<Torn>>,
     pub(crate) vault: Arc<MemoryVault>,
     pub(crate) witness: Arc<Mutex<Witness>>,
     pub(crate) clock: SetClock,
@@ -111,7 +111,7 @@ pub(crate) enum Outcome {
 type Waiting = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 impl World {
-    pub(crate) fn new(now: Timestamp, rng: &mut StdRng) -> Self {
+    pub(crate) fn new(now: Timestamp, is_shared: bool, rng: &mut StdRng) -> Self {
         let receipts = KeyRing::generate(rng);
         let mut place = tempfile::Builder::new();
         place.prefix("countersign-simulation-");
@@ -120,7 +120,7 @@ impl World {
         Self {
             log: Arc::default(),
             cut_off: AtomicU64::default(),
-            torn: Arc::default(),
+            torn: (!is_shared).then(Arc::default),
             vault: Arc::new(MemoryVault::new(rng)),
             witness: Arc::default(),
             clock: SetClock(Arc::new(Mutex::new(now))),
@@ -155,7 +155,7 @@ impl World {
         let [faults, vault_faults] = [faults, faults].map(Arc::clone);
         let [log_witness, witness] = [&self.witness, &self.witness].map(Arc::clone);
         let (log, vault) = (Arc::clone(&self.log), Arc::clone(&self.vault));
-        let (torn, log_vault) = (Arc::clone(&self.torn), Arc::clone(&vault));
+        let (torn, log_vault) = (self.torn.clone(), Arc::clone(&vault));
         let log = SimLog { log, torn, vault: log_vault, witness: log_witness, faults };
         let vault = SimVault { vault, witness, faults: vault_faults };
         Store { log: Arc::new(log), vault: Arc::new(vault), views, counts: SlotCounts::default() }
@@ -164,7 +164,8 @@ impl World {
     /// Opens what is there, as the program does at its start.
     fn open(&self, server: &Server) -> Result<Running, WriterError> {
         let mut rng = StdRng::seed_from_u64(server.seed.wrapping_add(server.starts << 32));
-        self.cut_off.fetch_add(self.torn.cut_off().into(), Ordering::Relaxed);
+        let was_torn = self.torn.as_ref().is_some_and(|torn| torn.cut_off());
+        self.cut_off.fetch_add(was_torn.into(), Ordering::Relaxed);
         let open_views = || {
             Views::open(&server.views, VIEWS_CACHE).or_else(|_| {
                 Views::delete(&server.views).unwrap();
@@ -282,7 +283,12 @@ impl Server {
                 self.kill();
             }
         }
-        for outcome in &lock(waiters).outcomes {
+        let waiters = lock(waiters);
+        for (number, outcome) in waiters.outcomes.iter().enumerate().take(waiters.come) {
+            if matches!(outcome, Outcome::Unknown) {
+                let has_reason = self.running.is_none() || waiters.gave_up == Some(number);
+                assert!(has_reason, "a server goes on and has not answered");
+            }
             if let Outcome::Broken(error) = outcome {
                 assert!(self.faults.has_struck(), "an app is told, and nothing was wrong: {error}");
             }
@@ -302,6 +308,8 @@ pub(crate) struct Waiters {
     outcomes: Vec<Outcome>,
     /// So many have come.
     come: usize,
+    /// One who waited and does no more.
+    gave_up: Option<usize>,
 }
 
 impl Waiters {
@@ -310,7 +318,12 @@ impl Waiters {
         let outcomes = asks.iter().map(|_| Outcome::Unknown).collect();
         let waiting: Vec<Option<Waiting>> =
             asks.into_iter().map(|ask| Some(running?.wait_for(ask))).collect();
-        Self { come: waiting.len(), waiting, outcomes }
+        Self { come: waiting.len(), waiting, outcomes, gave_up: None }
+    }
+
+    /// Whether one gave up.
+    pub(crate) fn lost_patience(&self) -> bool {
+        self.gave_up.is_some()
     }
 
     /// What they heard.
@@ -331,8 +344,10 @@ impl Waiters {
             let mut waiters = lock(&theirs);
             waiters.come = waiters.waiting.len();
             waiters.poll();
-            if let Some(waiting) = gives_up.and_then(|number| waiters.waiting.get_mut(number)) {
-                *waiting = None;
+            let is_waiting = |number: &usize| matches!(waiters.waiting.get(*number), Some(Some(_)));
+            waiters.gave_up = gives_up.filter(is_waiting);
+            if let Some(number) = waiters.gave_up {
+                waiters.waiting[number] = None;
             }
         });
         (waiters, meanwhile)

@@ -202,10 +202,8 @@ impl Writer {
                 thread::sleep(GATHER);
                 self.gather(&mut jobs);
             }
-            // Who asked has given up; what is not decided is not acknowledged either.
-            jobs.retain(|job| !job.answer.is_closed());
-            answered = jobs.len();
             let batch = self.answer_all(&mut jobs)?;
+            answered = batch.len();
             // An error means that the runtime ends, and with it everybody who waits.
             let _ = answers.send(batch);
         }
@@ -230,6 +228,8 @@ impl Writer {
     }
 
     fn answer_all(&mut self, jobs: &mut Vec<Job>) -> Result<Vec<Answered>, WriterError> {
+        // Who asked has given up; what is not decided is not acknowledged either.
+        jobs.retain(|job| !job.answer.is_closed());
         if jobs.iter().any(|job| matches!(job.request, Request::End)) {
             self.queue.close();
         }

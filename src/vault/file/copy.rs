@@ -15,6 +15,7 @@ use super::super::slot::{SLOT_BYTES, epoch, is_whole};
 use super::{FileVault, TAG_KEY_SLOT, offset};
 use crate::log::record::KeySlot;
 use crate::vault::VaultError;
+use crate::vault::ledger::Stored;
 
 /// How far a copy has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +69,8 @@ impl FileVault {
     }
 
     /// The erasure ledger as it is stored, between two lines.
-    pub fn stored_ledger(&self) -> Result<String, VaultError> {
-        Ok(self.changing().text()?)
+    pub fn stored_ledger(&self) -> Result<Stored, VaultError> {
+        Ok(self.changing().stored()?)
     }
 }
 

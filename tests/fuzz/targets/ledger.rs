@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use countersign::vault::ledger::{create_new, merge, newest_epoch};
+use countersign::vault::ledger::{Stored, create_new, merge};
 use libfuzzer_sys::fuzz_target;
 
 /// Each line but the title with its checksum, the last one ended or not.
@@ -23,19 +23,21 @@ fn with_checksums(text: &str) -> String {
 }
 
 fn read(text: &str) {
-    let Ok(epoch) = newest_epoch(text) else { return };
     let place = tempfile::tempdir_in("/dev/shm").unwrap();
-    let (copy, other) = (place.path().join("copy"), place.path().join("other"));
-    let stated = |path| newest_epoch(&fs::read_to_string(path).unwrap()).unwrap();
-    merge(&copy, text).unwrap();
+    let [first, copy, other] = ["first", "copy", "other"].map(|name| place.path().join(name));
+    fs::write(&first, text).unwrap();
+    let first = Stored::read(&first).unwrap();
+    let Ok(epoch) = first.newest_epoch() else { return };
+    let stated = |path| Stored::read(path).unwrap().newest_epoch().unwrap();
+    merge(&copy, &first).unwrap();
     assert_eq!(stated(&copy), epoch);
     // Once it says all of it, nothing is added.
     let before = fs::read(&copy).unwrap();
-    merge(&copy, text).unwrap();
+    merge(&copy, &first).unwrap();
     assert!(fs::read(&copy).unwrap() == before);
 
     create_new(&other).unwrap();
-    merge(&other, text).unwrap();
+    merge(&other, &first).unwrap();
     assert_eq!(stated(&other), epoch.max(1));
     let lines = |path| -> Vec<String> {
         let text = fs::read_to_string(path).unwrap();
