@@ -42,6 +42,9 @@ const NAMES: [&str; 7] = [
     "Barbara Larkspurfield",
 ];
 
+/// More than what is laid out together in any file.
+const PAGE: usize = 4096;
+
 /// The types of `SubjectRegistered` and `NameRecorded`.
 const ADDRESS: u8 = 1;
 const NAME: u8 = 10;
@@ -138,7 +141,10 @@ impl Evidence {
         let mut all = Vec::new();
         for root in roots {
             for path in if root.is_dir() { files(root) } else { vec![root.clone()] } {
-                let bytes = fs::read(&path).unwrap();
+                let mut bytes = fs::read(&path).unwrap();
+                // A file that has room for more has nothing there, and megabytes of it.
+                let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+                bytes.truncate(used.next_multiple_of(PAGE));
                 all.push((path, bytes));
             }
         }
