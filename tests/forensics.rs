@@ -25,7 +25,7 @@ use countersign::receipt::key_thumbprint;
 use countersign::seal::{DataKey, RecordKey, TagKey};
 use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256, Sha512};
-use support::{Place, Server, activation, files, reason};
+use support::{Place, Server, activation, files, reason, written};
 
 const ERASED: [&str; 3] = ["Ada.Lovelace@Example.com", "hedy@example.com", "joan@example.com"];
 const KEPT: [&str; 3] = ["grace@example.com", "mary@example.com", "radia@example.com"];
@@ -41,9 +41,6 @@ const NAMES: [&str; 7] = [
     "Radia Winterbourne",
     "Barbara Larkspurfield",
 ];
-
-/// More than what is laid out together in any file.
-const PAGE: usize = 4096;
 
 /// The types of `SubjectRegistered` and `NameRecorded`.
 const ADDRESS: u8 = 1;
@@ -141,10 +138,7 @@ impl Evidence {
         let mut all = Vec::new();
         for root in roots {
             for path in if root.is_dir() { files(root) } else { vec![root.clone()] } {
-                let mut bytes = fs::read(&path).unwrap();
-                // A file that has room for more has nothing there, and megabytes of it.
-                let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-                bytes.truncate(used.next_multiple_of(PAGE));
+                let bytes = written(&path);
                 all.push((path, bytes));
             }
         }

@@ -478,6 +478,16 @@ pub fn reason(status: &Status) -> String {
     info.reason
 }
 
+/// A file without the zeros at its end: one that has room for more has nothing there, and megabytes of it.
+pub fn written(path: &Path) -> Vec<u8> {
+    /// More than what is laid out together in any file.
+    const PAGE: usize = 4096;
+    let mut bytes = fs::read(path).unwrap();
+    let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    bytes.truncate(used.next_multiple_of(PAGE));
+    bytes
+}
+
 /// Every file under a directory.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
