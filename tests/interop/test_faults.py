@@ -141,9 +141,9 @@ class FaultyServer(Server):
 
     def failed(self):
         """What has failed first: the call and the file."""
-        if not self.report.exists():
-            return None
-        return tuple(self.report.read_text().splitlines()[0].split(" ", 1))
+        # It is there before its first line is.
+        line, end, _ = (self.report.read_text() if self.report.exists() else "").partition("\n")
+        return tuple(line.split(" ", 1)) if end else None
 
     def logged(self):
         return self.log_path.read_text()
