@@ -36,14 +36,15 @@ impl VaultCopy {
         loop {
             let Some(mark) = self.refresh_slots(vault)? else { continue };
             let ledger = vault.stored_ledger()?;
+            if self.merged.as_ref() == Some(&ledger) {
+                return Ok(mark);
+            }
             // The vault has moved meanwhile, and what was copied opens nothing.
             if ledger.newest_epoch()? > mark.epoch {
                 continue;
             }
-            if self.merged.as_ref() != Some(&ledger) {
-                ledger::merge(&self.ledger, &ledger)?;
-                self.merged = Some(ledger);
-            }
+            ledger::merge(&self.ledger, &ledger)?;
+            self.merged = Some(ledger);
             return Ok(mark);
         }
     }

@@ -129,15 +129,20 @@ impl LogKey {
     }
 }
 
-/// Rewrites the head file: after a power cut it is the old one or the new one, whole.
+/// Rewrites the head file.
 pub fn write(path: &Path, key: &LogKey, checkpoint: &Checkpoint) -> Result<(), HeadError> {
+    Ok(replace(path, &key.sign(checkpoint))?)
+}
+
+/// Rewrites a file with a signed note: after a power cut it is the old one or the new one, whole.
+pub(crate) fn replace(path: &Path, note: &str) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
-    file.write_all(key.sign(checkpoint).as_bytes())?;
+    file.write_all(note.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    Ok(File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?)
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The checkpoint in the head file.

@@ -3,8 +3,8 @@
 //! answers with proofs.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use super::{Service, ServiceError, reading};
 use crate::background;
 use crate::domain::Position;
 use crate::export;
-use crate::log::head::{Checkpoint, LogKey};
+use crate::log::head::{self, Checkpoint, LogKey};
 use crate::log::note::VerifierKey;
 use crate::log::record::{self, RecordHash};
 use crate::log::tree::CompactRange;
@@ -256,13 +256,9 @@ impl Publication {
         let is_new = publish.borrow().as_ref().is_none_or(|known| known.checkpoint != checkpoint);
         if is_new {
             let note = self.key.sign(&checkpoint);
-            let (path, new) =
-                (self.directory.join(CHECKPOINT), self.directory.join("checkpoint.new"));
             fs::create_dir_all(&self.directory)?;
             // An empty one would be compared with nothing at the next start.
-            let mut file = File::create(&new)?;
-            file.write_all(note.as_bytes()).and_then(|()| file.sync_data())?;
-            fs::rename(new, path)?;
+            head::replace(&self.directory.join(CHECKPOINT), &note)?;
             publish.send_replace(Some(Arc::new(Published { checkpoint, note })));
         }
         Ok(())

@@ -44,19 +44,21 @@ fn long_hello() -> Vec<u8> {
 async fn long_handshakes_fill_no_memory() {
     let watched = Watched::start("").await;
     let target = Target::of(&watched.server);
+    let hello: Arc<[u8]> = long_hello().into();
     let attack = async {
         // One wave is over before honest clients have called often enough.
         let (began, mut begun) = (Instant::now(), 0);
         while began.elapsed() < LASTS {
             let mut clients = JoinSet::new();
             for number in 0..CONNECTIONS {
-                let target = target.clone();
+                let (target, hello) = (target.clone(), Arc::clone(&hello));
                 clients.spawn(async move {
+                    let (kept, rest) = hello.split_at(KEPT);
                     let mut stream = target.tcp(attacker(number / OF_EACH)).await.unwrap();
                     // What the server may have to keep of it is on its way.
-                    let is_taken = stream.write_all(&long_hello()[..KEPT]).await.is_ok();
+                    let is_taken = stream.write_all(kept).await.is_ok();
                     // The server ends it, at once or after its deadline.
-                    let _ = stream.write_all(&long_hello()[KEPT..]).await;
+                    let _ = stream.write_all(rest).await;
                     let _ = stream.read(&mut [0; 1024]).await;
                     is_taken
                 });
