@@ -1,6 +1,6 @@
 """Promise: whichever read, write or sync of the disk fails, nothing is acknowledged that is not durable,
 the server ends with a message that says what to do or is not harmed, and once the disk is well again a
-restart has all that was acknowledged, once.
+restart has all that was acknowledged, once: where the log was harmed, after it is restored.
 
 A directory with some history is copied for each trial. In one server's life on it, from its start over
 every kind of change to its end, the Nth call of one kind fails (`faults.c`); then a server without
@@ -97,12 +97,22 @@ class History:
             email=ADA, product="More", seats=3, nonce=os.urandom(16)
         )
         self.fresh = [activation(self.license, email=ADA) for _ in range(3)]
+        # What a log that is lost is restored from.
+        self.copy = "archive" if is_long else "backup"
+        server.command("backup", directory / "backup")
+        while records(server, directory / self.copy) < records(server, directory / "backup"):
+            assert server.process.poll() is None
         server.process.kill()
         server.process.wait()
         server.process.stdout.close()
         # The beginning of a line, as a power cut leaves it, is cut off.
         with open(directory / "ledger/erasures", "a") as ledger:
             ledger.write("erased 7:")
+
+
+def records(server, *of):
+    """How many the log has, or a backup of it; all of them are looked at."""
+    return json.loads(server.command("--json", "verify", *of))["records"]
 
 
 class FaultyServer(Server):
@@ -268,8 +278,7 @@ def check_restart(server, life):
 
 def check_archive(server):
     """It is whole, and has all that the log has."""
-    archive = server.directory / "archive"
-    ends = [json.loads(server.command("--json", "verify", *of))["records"] for of in ((), (archive,))]
+    ends = records(server), records(server, server.directory / "archive")
     assert ends[0] == ends[1], f"the log and the archive have {ends} records"
 
 
@@ -299,14 +308,18 @@ def trial(place, history, whole, shim, call, number, error):
         assert code == 1 or is_told, f"it goes on\n{shown}"
     if code == 1:
         assert HELP.search(log), f"no help in the message\n{shown}"
+    is_lost = False
     if failed == ("read", "data/log/db") and not life.answers:
         # sled overwrites what it cannot read. The server reads the whole file before it opens, so that
         # such a read is one that succeeded a moment before, and is in memory. Only a backup helps.
-        if not server.starts():
+        is_lost = not server.starts()
+        if is_lost:
+            server.process.stdout.close()
             said = server.logged()[len(log) :]
             assert "restore" in said and ("are lost" in said or "corrupt" in said), shown + said
-            return failed, "was refused until restored"
-        assert server.end()[0] == 0, shown
+            server.command("restore", server.directory / history.copy)
+        else:
+            assert server.end()[0] == 0, shown
 
     try:
         server.start()
@@ -319,7 +332,9 @@ def trial(place, history, whole, shim, call, number, error):
     server.process.stdout.close()
     log = server.logged()
     assert "panicked" not in log, f"after the restart\n{shown}\n{log}"
-    if code == 0:
+    if is_lost:
+        came_of_it = "was refused until restored"
+    elif code == 0:
         came_of_it = "went on"
     else:
         came_of_it = "ended" if life.answers else "did not start"
