@@ -1,4 +1,5 @@
-//! Makes sled's `flush` reach the disk.
+//! What makes sure that what is believed is on the disk: that sled's `flush` reaches it, and that a start
+//! reads from it.
 //!
 //! On Linux sled 0.34 ends a flush in `sync_file_range(2)`, which flushes neither the drive's cache
 //! nor the file's metadata, and then reuses segments as if it had. Where that call answers `ENOSYS`
@@ -6,6 +7,20 @@
 //! to it, for the whole process and for good; nothing else of the process is restricted. Whether the
 //! rule holds is asked, not assumed: where it does not, the log syncs sled's file itself after each
 //! flush.
+
+use std::fs::File;
+use std::io;
+
+/// Has what is read of a file from here on come from the disk. Where a sync failed in an earlier process,
+/// the kernel may keep what was to be written in its cache as if it were on the disk, and never write
+/// it: what is built on that is gone with the next power cut. What waits there to be written is
+/// synced first.
+pub fn reread_from_disk(file: &File) -> io::Result<()> {
+    file.sync_data()?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(())
+}
 
 /// Whether a flush of sled alone is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

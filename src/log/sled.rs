@@ -25,7 +25,7 @@ use ::sled::Db;
 
 use super::chunk::{COMMIT, MORE, chunk, foreign, parts, position};
 use super::contained::{Contained, contain};
-use super::durability::{Flush, make_flush_durable};
+use super::durability::{Flush, make_flush_durable, reread_from_disk};
 use super::survey::survey;
 use super::tail::Tail;
 use super::{Append, Log, LogError};
@@ -59,6 +59,7 @@ impl SledLog {
             io::ErrorKind::NotFound => LogError::Missing(path),
             _ => error.into(),
         })?;
+        reread_from_disk(&file)?;
         // sled takes what it cannot read for what a power cut left, and overwrites it. What cannot be
         // read is found out before.
         io::copy(&mut BufReader::with_capacity(READ_AT_ONCE, &file), &mut io::sink())?;
@@ -175,11 +176,14 @@ fn engine_at(error: ::sled::Error, position: Position) -> LogError {
     }
 }
 
-/// sled wraps an error of the system in the debug form of another; its kind says the same to people.
+/// sled wraps an error of the system as the debug form of it, which has what people are told.
 fn plain(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::Other => error,
-        kind => kind.into(),
+    let text = error.to_string();
+    let message = text.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    match (message, error.kind()) {
+        (Some((message, _)), kind) => io::Error::new(kind, message.to_owned()),
+        (None, io::ErrorKind::Other) => error,
+        (None, kind) => kind.into(),
     }
 }
 

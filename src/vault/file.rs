@@ -21,6 +21,7 @@ use super::master::{KeyFile, MasterKey, sync_parent};
 use super::slot::{Content, Found, LIVE, SLOT_BYTES, Slot, VERSION, Wrap, epoch, is_whole};
 use super::{Fingerprint, KeyName, NewKey, SlotState, Vault, VaultError, fingerprint};
 use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
+use crate::log::durability::reread_from_disk;
 use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
 
@@ -94,6 +95,7 @@ impl FileVault {
             std::io::ErrorKind::NotFound => VaultError::Gone(places.vault.clone()),
             _ => error.into(),
         })?;
+        reread_from_disk(&file)?;
         // A remainder is growth that a power cut interrupted; it was never used.
         let slots = file.metadata()?.len() / SLOT_BYTES as u64;
         let slots = u32::try_from(slots).map_err(|_| VaultError::Foreign)?;

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::Fingerprint;
 use super::master::sync_parent;
+use crate::log::durability::reread_from_disk;
 use crate::log::record::KeySlot;
 
 const TITLE: &str = "countersign erasure ledger v1";
@@ -140,10 +141,11 @@ impl Ledger {
     /// Opens a ledger and reads all of it. A last line that a power cut interrupted is removed: what
     /// it was about had not begun. If it lacks nothing but its end, it gets that: it may be from a copy.
     pub(super) fn open(path: &Path) -> Result<(Self, Entries), LedgerError> {
-        let stored = Stored::read(path)?;
-        let (entries, Whole { text, lacks_end }) = stored.entries()?;
         let io = |error| LedgerError::Io { path: path.to_owned(), error };
         let mut file = OpenOptions::new().append(true).open(path).map_err(io)?;
+        reread_from_disk(&file).map_err(io)?;
+        let stored = Stored::read(path)?;
+        let (entries, Whole { text, lacks_end }) = stored.entries()?;
         if text.len() < stored.text.len() {
             file.set_len(text.len() as u64).and_then(|()| file.sync_all()).map_err(io)?;
         }

@@ -2,7 +2,7 @@
 
 `blockdev.py MOUNTPOINT IMAGE LOG` shows the image as the file `disk` in a directory, and writes
 what comes to the log: when, where, what. A loop device over the file passes a flush of its cache on
-as a sync of the file.
+as a sync of the file. Writes to the blocks that the file `refusals` names fail.
 """
 
 import errno
@@ -15,6 +15,8 @@ from typing import NamedTuple
 # When, in nanoseconds; where; how many bytes. A flush has no bytes.
 HEADER = struct.Struct("<QQI")
 NAME = "/disk"
+REFUSALS = "/refusals"
+BLOCK = 4096
 
 
 class Write(NamedTuple):
@@ -31,6 +33,11 @@ def read_log(path):
             yield Write(when, offset, log.read(length))
 
 
+def refusals(offsets):
+    """What to write to the file, so that the blocks there are not written."""
+    return struct.pack(f"<Q{len(offsets)}Q", len(offsets), *offsets)
+
+
 def serve(mountpoint, image_path, log_path):
     import mfusepy
 
@@ -42,6 +49,7 @@ def serve(mountpoint, image_path, log_path):
             with open(image_path, "rb") as file:
                 self.image = bytearray(file.read())
             self.log = open(log_path, "wb")
+            self.refusals, self.refused = bytearray(), set()
 
         def note(self, offset, data):
             self.log.write(HEADER.pack(time.time_ns(), offset, len(data)))
@@ -50,13 +58,13 @@ def serve(mountpoint, image_path, log_path):
         def getattr(self, path, fh=None):
             if path == "/":
                 return {"st_mode": stat.S_IFDIR | 0o700, "st_nlink": 2}
-            if path == NAME:
-                size = len(self.image)
+            if path in (NAME, REFUSALS):
+                size = len(self.image if path == NAME else self.refusals)
                 return {"st_mode": stat.S_IFREG | 0o600, "st_nlink": 1, "st_size": size}
             raise mfusepy.FuseOSError(errno.ENOENT)
 
         def readdir(self, path, fh):
-            return [".", "..", NAME[1:]]
+            return [".", "..", NAME[1:], REFUSALS[1:]]
 
         def open(self, path, flags):
             return 0
@@ -64,7 +72,20 @@ def serve(mountpoint, image_path, log_path):
         def read(self, path, size, offset, fh):
             return bytes(self.image[offset : offset + size])
 
+        def truncate(self, path, length, fh=None):
+            if path != REFUSALS:
+                raise mfusepy.FuseOSError(errno.EPERM)
+
         def write(self, path, data, offset, fh):
+            if path == REFUSALS:
+                self.refusals[offset : offset + len(data)] = data
+                (count,) = struct.unpack_from("<Q", self.refusals)
+                if len(self.refusals) >= 8 * (count + 1):
+                    self.refused = set(struct.unpack_from(f"<{count}Q", self.refusals, 8))
+                return len(data)
+            blocks = range(offset - offset % BLOCK, offset + len(data), BLOCK)
+            if not self.refused.isdisjoint(blocks):
+                raise mfusepy.FuseOSError(errno.EIO)
             self.note(offset, data)
             self.image[offset : offset + len(data)] = data
             return len(data)

@@ -67,8 +67,8 @@ class Mounted:
         command("losetup", "--detach", self.loop)
 
 
-def record(place):
-    """Into `place`: `image` as it was at first, `log` of the writes, and `history`."""
+def record(place, live):
+    """Into `place`: `image` as it was at first, `log` of the writes, and the `history` of what lived."""
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         raise NoDisk("this needs root and /dev/fuse")
     shutil.rmtree(place, ignore_errors=True)
@@ -207,7 +207,7 @@ def main():
     recording = options.place / "blocks"
     if options.work is None and not options.again:
         try:
-            record(recording)
+            record(recording, live)
         except NoDisk as missing:
             print(f"no power cuts by blocks on this machine: {missing}", file=sys.stderr)
             return 1
