@@ -266,6 +266,19 @@ async fn a_hundred_rotations_under_load_fail_no_call() {
     }
 }
 
+/// Does this, and returns when the server has said so once more in its log.
+async fn said_by(place: &Place, words: &str, act: impl FnOnce()) {
+    let count = || fs::read_to_string(place.log_path()).unwrap().matches(words).count();
+    let before = count();
+    act();
+    let said = async {
+        while count() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(FOREVER, said).await.expect(words);
+}
+
 /// Within that a revoked certificate is of no use.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -299,15 +312,28 @@ async fn a_revoked_certificate_is_out_with_its_connections() {
     assert!(connect(staff, &support).await.is_err());
     answers(&mut stays).await;
 
-    // A list that cannot be read changes nothing.
-    fs::write(place.directory().join("tls/staff-revoked.pem"), "nonsense").unwrap();
-    let told = async {
-        while !fs::read_to_string(place.log_path()).unwrap().contains("stay as they were") {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(FOREVER, told).await.expect("it is said that they stay");
-    assert!(connect(staff, &support).await.is_err());
-    connect(staff, &privacy).await.unwrap();
+    // A list that cannot be read changes nothing, nor one that is being written.
+    let list = place.directory().join("tls/staff-revoked.pem");
+    let revoked = fs::read(&list).unwrap();
+    for of_no_use in ["nonsense", ""] {
+        said_by(&place, "revoked certificates stay as they were", || {
+            fs::write(&list, of_no_use).unwrap();
+        })
+        .await;
+        assert!(connect(staff, &support).await.is_err());
+        connect(staff, &privacy).await.unwrap();
+        said_by(&place, "the list of revoked certificates was read again", || {
+            fs::write(&list, &revoked).unwrap();
+        })
+        .await;
+    }
+
+    // It is in force as soon as it can be, whatever else of the certificates is of no use just then.
+    let mut stays = connect(staff, &privacy).await.unwrap();
+    answers(&mut stays).await;
+    fs::write(place.directory().join("tls/server.pem"), "half a certificate").unwrap();
+    assert!(place.run(&["staff", "revoke", "privacy"]).status.success());
+    closed(stays).await;
+    assert!(connect(staff, &privacy).await.is_err());
     assert!(!place.run(&["staff", "revoke", "../server"]).status.success());
 }

@@ -15,13 +15,14 @@ type State = Option<(Option<SystemTime>, u64)>;
 /// One file.
 pub(super) struct WatchedFile {
     path: PathBuf,
-    known: State,
+    /// `None`: it is to be looked at again, whatever has become of it.
+    known: Option<State>,
 }
 
 impl WatchedFile {
     /// A file as it is now.
     pub(super) fn new(path: PathBuf) -> Self {
-        let known = Self::state(&path);
+        let known = Some(Self::state(&path));
         Self { path, known }
     }
 
@@ -29,12 +30,17 @@ impl WatchedFile {
     pub(super) async fn changed(&mut self) {
         loop {
             sleep(EVERY).await;
-            let now = Self::state(&self.path);
+            let now = Some(Self::state(&self.path));
             if now != self.known {
                 self.known = now;
                 return;
             }
         }
+    }
+
+    /// What it said was of no use: the next look counts as a change.
+    pub(super) fn look_again(&mut self) {
+        self.known = None;
     }
 
     fn state(path: &std::path::Path) -> State {

@@ -8,7 +8,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{
+    NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -19,8 +21,15 @@ use crate::domain::Timestamp;
 /// What a listener serves with.
 pub struct Tls {
     pub(super) server: Arc<ServerConfig>,
-    /// What judges clients' certificates, where they must have one.
-    clients: Option<Arc<dyn ClientCertVerifier>>,
+    /// Where clients must have a certificate.
+    clients: Option<Clients>,
+}
+
+/// Which certificates of clients are admitted.
+struct Clients {
+    /// Of these CAs.
+    roots: Arc<RootCertStore>,
+    verifier: Arc<dyn ClientCertVerifier>,
 }
 
 impl Tls {
@@ -30,7 +39,18 @@ impl Tls {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(clients), Some((own, between))) => {
-                clients.verify_client_cert(own, between, UnixTime::now()).is_ok()
+                clients.verifier.verify_client_cert(own, between, UnixTime::now()).is_ok()
+            }
+        }
+    }
+
+    /// The same, but that of clients' certificates those are not admitted that this list has. Nothing else
+    /// is read again, so that nothing else can keep a list from being in force.
+    pub fn with_revoked(self: &Arc<Self>, revoked: &Path) -> Result<Arc<Self>, TlsError> {
+        match &self.clients {
+            None => Ok(Arc::clone(self)),
+            Some(Clients { roots, .. }) => {
+                staff(Arc::clone(roots), revoked, Arc::clone(&self.server.cert_resolver))
             }
         }
     }
@@ -72,7 +92,8 @@ pub enum TlsError {
     ClientCa(PathBuf, String),
     /// The list of revoked certificates is none.
     #[error(
-        "{0} holds no list of revoked certificates in PEM form; where none is, remove the file"
+        "{0} holds no list of revoked certificates in PEM form that can be used; put the list there, or \
+         remove the file where none is revoked"
     )]
     Revoked(PathBuf),
     /// The TLS library refuses.
@@ -83,7 +104,7 @@ pub enum TlsError {
 /// For apps: no client certificate; sessions resume by tickets, which saves both sides work.
 pub fn public_config(certificate: &Path, key: &Path) -> Result<Arc<Tls>, TlsError> {
     let builder = builder(provider())?.with_no_client_auth();
-    let mut config = with_pair(builder, certificate, key)?;
+    let mut config = with_pair(builder, pair(certificate, key)?);
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(Tls { server: Arc::new(config), clients: None }))
 }
@@ -102,18 +123,31 @@ pub fn staff_config(
         let added = roots.add(ca);
         added.map_err(|error| TlsError::ClientCa(client_ca.to_owned(), error.to_string()))?;
     }
+    staff(roots.into(), revoked, pair(certificate, key)?)
+}
+
+fn staff(
+    roots: Arc<RootCertStore>,
+    revoked: &Path,
+    pair: Arc<dyn ResolvesServerCert>,
+) -> Result<Arc<Tls>, TlsError> {
     let provider = provider();
     // A list covers the CA that signed it. What no list is about is not revoked.
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
-        .with_crls(revocation_lists(revoked)?)
-        .allow_unknown_revocation_status()
-        .build()
-        .map_err(|error| TlsError::ClientCa(client_ca.to_owned(), error.to_string()))?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider.clone())
+            .with_crls(revocation_lists(revoked)?)
+            .allow_unknown_revocation_status()
+            .build()
+            .map_err(|error| match error {
+                VerifierBuilderError::InvalidCrl(_) => TlsError::Revoked(revoked.to_owned()),
+                error => TlsError::Library(rustls::Error::General(error.to_string())),
+            })?;
     let builder = builder(provider)?.with_client_cert_verifier(Arc::clone(&verifier));
-    let mut config = with_pair(builder, certificate, key)?;
+    let mut config = with_pair(builder, pair);
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(Tls { server: Arc::new(config), clients: Some(verifier) }))
+    let clients = Some(Clients { roots, verifier });
+    Ok(Arc::new(Tls { server: Arc::new(config), clients }))
 }
 
 /// For calls of our own to servers with certificates of these CAs.
@@ -151,7 +185,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
-/// The lists of revoked certificates in a file, which may be missing, or empty.
+/// The lists of revoked certificates in a file, which may be missing. One that is empty is being written.
 fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let pem = match std::fs::read(path) {
         Ok(pem) => pem,
@@ -160,7 +194,7 @@ fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'sta
     };
     let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
     match lists {
-        Ok(lists) if !lists.is_empty() || pem.is_empty() => Ok(lists),
+        Ok(lists) if !lists.is_empty() => Ok(lists),
         _ => Err(TlsError::Revoked(path.to_owned())),
     }
 }
@@ -181,9 +215,14 @@ fn builder(
 
 fn with_pair(
     builder: ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
-    certificate: &Path,
-    key: &Path,
-) -> Result<ServerConfig, TlsError> {
+    pair: Arc<dyn ResolvesServerCert>,
+) -> ServerConfig {
+    let mut config = builder.with_cert_resolver(pair);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config
+}
+
+fn pair(certificate: &Path, key: &Path) -> Result<Arc<dyn ResolvesServerCert>, TlsError> {
     let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_slice(&Zeroizing::new(read(key)?));
     let private = Zeroizing::new(private.map_err(|_| TlsError::NoKey(key.to_owned()))?);
@@ -192,9 +231,7 @@ fn with_pair(
         key: key.to_owned(),
         reason,
     })?;
-    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config)
+    Ok(Arc::new(SingleCertAndKey::from(pair)))
 }
 
 /// A chain and its key. rustls's own way to put them together leaves the bytes of the key behind.

@@ -1,5 +1,6 @@
-//! What is read from files at the start, and again at SIGHUP: certificates and the policy. What is of no
-//! use changes nothing: the server goes on with what it has, and says why.
+//! What is read from files at the start, and again at SIGHUP: certificates and the policy; and the list of
+//! revoked certificates, by itself, as soon as it is another. What is of no use changes nothing: the server
+//! goes on with what it has, and says why.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,9 +14,10 @@ use super::super::directory::{Directory, read_secret};
 use super::super::watched::WatchedFile;
 use crate::config::{Config, Webhook};
 use crate::domain::RecipientName;
-use crate::grpc::tls::{self, Tls};
+use crate::grpc::tls::{self, Tls, TlsError};
 use crate::policy::{CurrentPolicy, Policy};
 use crate::service::clock::{Clock as _, SystemClock};
+use crate::telemetry::Trouble;
 use crate::webhook::Target;
 
 /// What a running server takes up again.
@@ -31,20 +33,42 @@ pub(super) struct Reloaded {
 }
 
 impl Reloaded {
-    /// Reads the files again at each signal, and the certificates when the list of revoked ones is
-    /// another, for as long as the process runs.
+    /// Reads the files again at each signal, and the list of revoked certificates when it is another, for
+    /// as long as the process runs.
     pub(super) fn at_each(self, mut signal: Signal, mut revoked: WatchedFile) {
         tokio::spawn(async move {
+            let mut trouble = Trouble::default();
             loop {
                 tokio::select! {
                     Some(()) = signal.recv() => {
                         self.reload_certificates();
                         self.reload_policy();
                     }
-                    () = revoked.changed() => self.reload_certificates(),
+                    () = revoked.changed() => match self.reload_revoked() {
+                        Ok(()) => {
+                            trouble.is_over();
+                            tracing::info!("the list of revoked certificates was read again");
+                        }
+                        Err(error) => {
+                            // It may be in the middle of being written, and is not to be missed.
+                            revoked.look_again();
+                            if trouble.is_new(&error.to_string()) {
+                                tracing::error!("revoked certificates stay as they were: {error}");
+                            }
+                        }
+                    },
                 }
             }
         });
+    }
+
+    /// Connections of staff whose certificate is not admitted any more end.
+    fn reload_revoked(&self) -> Result<(), TlsError> {
+        let [_, staff] = &self.tls;
+        let revoked = self.directory.join(&self.config.staff.revoked);
+        let new = staff.borrow().with_revoked(&revoked)?;
+        staff.send_replace(new);
+        Ok(())
     }
 
     /// New connections get the certificates that are there now, and those of staff whose own is not
