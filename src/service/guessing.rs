@@ -4,7 +4,7 @@
 //! Only refusals with `LICENSE_NOT_FOUND` count, so that honest apps are never in want, however many
 //! share one address. Once a client has used up its own, it is refused before anything is looked up, so that
 //! the refusal says nothing. Once a key or an address has been tried too often, by whomever, clients that
-//! have failed lately are refused on it, and others are not: nobody can lock a customer out by
+//! have failed within the window are refused on it, and others are not: nobody can lock a customer out by
 //! trying their address.
 
 use std::fmt;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Email, LicenseKey};
 
-/// How many clients, keys and addresses are remembered: 1 MiB each. More push out those that
+/// How many clients, keys and addresses are remembered: 1.5 MiB each. More push out those that
 /// have failed least.
 const REMEMBERED: usize = 65_536;
 /// Where a hash may lie: so many cells beside each other.
@@ -100,7 +100,7 @@ impl Guesses {
     ) -> Result<(), TooMany> {
         let now = self.millis(now);
         let mut wait = self.clients.wait(client.0, now);
-        if self.clients.has_any(client.0, now) {
+        if self.clients.has_failed(client.0, now) {
             let targets = self.targets(key, email);
             wait =
                 targets.iter().fold(wait, |wait, target| wait.max(self.targets.wait(*target, now)));
@@ -132,7 +132,8 @@ impl Guesses {
 }
 
 /// Failures by hash, in a table of a fixed size. Each failure moves the time at which all of its
-/// hash are forgiven by one step into the future, up to the most that there may be.
+/// hash are forgiven by one step into the future, up to the most that there may be. That there was one at
+/// all is known for the whole window after the last, however fast they are forgiven.
 struct Failures {
     /// Milliseconds after which one failure is forgiven.
     step: u64,
@@ -142,11 +143,12 @@ struct Failures {
     sets: Mutex<Box<[[Cell; WAYS]]>>,
 }
 
-/// One hash, and when it is forgiven, in milliseconds.
+/// One hash, when it is forgiven, and when it is forgotten, in milliseconds.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     hash: u64,
     forgiven: u64,
+    forgotten: u64,
 }
 
 impl Failures {
@@ -160,12 +162,12 @@ impl Failures {
 
     /// Milliseconds to wait for before another may fail.
     fn wait(&self, hash: u64, now: u64) -> u64 {
-        (self.forgiven(hash) + self.step).saturating_sub(now + self.most)
+        (self.known(hash).forgiven + self.step).saturating_sub(now + self.most)
     }
 
-    /// Whether any is not forgiven yet.
-    fn has_any(&self, hash: u64, now: u64) -> bool {
-        self.most == 0 || self.forgiven(hash) > now
+    /// Whether there was one within the window.
+    fn has_failed(&self, hash: u64, now: u64) -> bool {
+        self.most == 0 || self.known(hash).forgotten > now
     }
 
     fn count(&self, hash: u64, now: u64) {
@@ -176,14 +178,14 @@ impl Failures {
         let Some(index) = known.or_else(|| least().map(|(index, _)| index)) else { return };
         let before = if known.is_some() { set[index].forgiven } else { 0 };
         let forgiven = (before.max(now) + self.step).min(now + self.most);
-        set[index] = Cell { hash, forgiven };
+        set[index] = Cell { hash, forgiven, forgotten: now + self.most };
     }
 
-    fn forgiven(&self, hash: u64) -> u64 {
+    fn known(&self, hash: u64) -> Cell {
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         let set = Self::set(&mut sets, hash);
         let cell = set.and_then(|set| set.iter().find(|cell| cell.hash == hash));
-        cell.map_or(0, |cell| cell.forgiven)
+        cell.copied().unwrap_or_default()
     }
 
     fn set(sets: &mut [[Cell; WAYS]], hash: u64) -> Option<&mut [Cell; WAYS]> {
@@ -268,6 +270,14 @@ mod tests {
             // Other addresses are not meant.
             assert_eq!(attempt.fail(&address(n), key, &format!("p{n}@example.com")), Ok(()));
         }
+        // Nor do they get another when their own failures are forgiven: for the window they are known.
+        let mut attempt = attempt;
+        for minute in 1..=8 {
+            attempt.now += MINUTE;
+            let again = |n| attempt.fail(&address(n), u128::from(n), "ada@example.com").is_ok();
+            // As many as are forgiven in all, whoever they are.
+            assert!((0..100).filter(|n| again(*n)).count() <= 1, "{minute}");
+        }
         // The same for one key with many addresses.
         let attempt = Try::new(60, 5);
         let failures =
@@ -298,6 +308,6 @@ mod tests {
         }
         assert!(attempt.fail("192.0.2.1", 11, "ada@example.com").is_err());
         let sets = attempt.guesses.clients.sets.lock().unwrap();
-        assert_eq!(size_of_val(&**sets), 1 << 20);
+        assert_eq!(size_of_val(&**sets), 3 << 19);
     }
 }
