@@ -291,7 +291,16 @@ async fn an_archive_whose_disk_fails_stops_nobody_and_goes_on_when_it_is_back() 
         server.app().activate(activation(ADA, &key, 1)).await.unwrap();
     }
     assert!(server.metrics().contains("\ncountersign_archive_lag 4\n"), "{}", server.metrics());
+    // Its vault would open nothing from then on; so an erasure waits to be final.
+    server.issue(GRACE, "App", 1).await;
+    assert!(server.erase(GRACE, false, true).await.final_at.is_none());
+    assert!(fs::read_to_string(place.log_path()).unwrap().contains("while the archive does not"));
     fs::remove_file(&archive).unwrap();
+    while !server.metrics().contains("\ncountersign_archive_failing 0\n") {
+        server.app().activate(activation(ADA, &key, 1)).await.unwrap();
+    }
+    server.issue(GRACE, "App", 1).await;
+    assert!(server.erase(GRACE, false, true).await.final_at.is_some());
     // At its end it archives what is left.
     assert!(server.terminate().success());
     let records = verify(&place, &["--deep"])["records"].clone();

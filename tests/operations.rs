@@ -454,8 +454,8 @@ fn the_unit_waits_for_longer_than_the_server_takes_to_end() {
         value.unwrap_or_else(|| panic!("{name} is not set")).to_owned()
     };
     let config = countersign::config::Config::parse(countersign::config::TEMPLATE).unwrap();
-    // Calls, then the writer, then what still reads: src/cli/serve.rs.
-    let longest = u64::from(config.drain_seconds) + 10 + 1;
+    // Calls, then the writer, the tiles and the archive, then what still reads: src/cli/serve.rs.
+    let longest = u64::from(config.drain_seconds) + 10 + 1 + 10 + 1;
     assert!(set("TimeoutStopSec").parse::<u64>().unwrap() > longest);
     assert_eq!(set("LimitCORE"), "0");
     assert!(set("ExecReload").contains("-HUP"));

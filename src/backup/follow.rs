@@ -5,8 +5,8 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use super::BackupError;
 use super::archive::{Archive, Finish, Source};
@@ -20,12 +20,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
 /// How long the last step may take when the server ends.
 const LAST_STEP: Duration = Duration::from_secs(10);
+/// For how long a step is believed to be followed by another.
+const CURRENT: Duration = Duration::from_secs(30);
 
 /// How far the archive has come. For those who watch the server.
 #[derive(Debug, Default)]
 pub struct Archived {
     head: AtomicU64,
     is_failing: AtomicBool,
+    /// When the last step succeeded; `None`: none has, or the last one failed.
+    stepped: Mutex<Option<Instant>>,
 }
 
 impl Archived {
@@ -37,6 +41,22 @@ impl Archived {
     /// Whether the last step failed.
     pub fn is_failing(&self) -> bool {
         self.is_failing.load(Ordering::Relaxed)
+    }
+
+    /// Whether it follows the log: its last step succeeded, and was not long ago.
+    pub fn is_current(&self) -> bool {
+        let stepped = *self.stepped.lock().unwrap_or_else(PoisonError::into_inner);
+        stepped.is_some_and(|stepped| stepped.elapsed() < CURRENT)
+    }
+
+    /// Takes in what a step came to; `None`: it failed.
+    fn note(&self, step: Option<Position>) {
+        if let Some(head) = step {
+            self.head.store(head.0, Ordering::Relaxed);
+        }
+        let stepped = step.map(|_| Instant::now());
+        *self.stepped.lock().unwrap_or_else(PoisonError::into_inner) = stepped;
+        self.is_failing.store(stepped.is_none(), Ordering::Relaxed);
     }
 }
 
@@ -92,7 +112,7 @@ impl Run {
         loop {
             let wait = match self.step(&mut archive) {
                 Ok(head) => {
-                    self.archived.head.store(head.0, Ordering::Relaxed);
+                    self.archived.note(Some(head));
                     if trouble.is_over() {
                         tracing::info!(head = head.0, "the archive is up to the log again");
                     }
@@ -101,13 +121,13 @@ impl Run {
                 Err(error) => {
                     // What a failed write or sync left is not to be trusted.
                     archive = None;
+                    self.archived.note(None);
                     if trouble.is_new(&error.to_string()) {
                         tracing::error!("the archive does not go on: {error}");
                     }
                     RETRY
                 }
             };
-            self.archived.is_failing.store(trouble.is_there(), Ordering::Relaxed);
             if is_last {
                 return;
             }

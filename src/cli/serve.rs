@@ -2,14 +2,14 @@
 //!
 //! At the first signal nothing new is taken: the listeners close, clients that watch the health are told,
 //! connections get a GOAWAY, and what is under way is answered, for `drain_seconds` at most. Then the
-//! writer ends what it has, views and head file are closed, and the process exits with 0. A second
-//! signal ends it at once, which loses nothing that was acknowledged.
+//! writer ends what it has, views and head file are closed, the archive gets what is left, and the process
+//! exits with 0. A second signal ends it at once, which loses nothing that was acknowledged.
 
 mod descriptors;
 mod reload;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -44,7 +44,7 @@ use crate::service::rereading::Rereading;
 use crate::service::store::Store;
 use crate::service::transparency::{Publication, Publisher, Transparency};
 use crate::service::writer::{self, Parts, WriterError};
-use crate::service::{Service, Settings};
+use crate::service::{IsArchived, Service, Settings};
 use crate::telemetry::{self, Format};
 use crate::webhook::{self, Target};
 use reload::{Reloaded, certificates, webhooks};
@@ -118,8 +118,10 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     })?;
     let (followers, transparency) = Followers::spawn(directory, &config, &source)?;
     let (rereading, found) = Rereading::spawn(Arc::clone(&source.log), unread)?;
+    let archived = followers.archive.as_ref().map(Follower::archived);
     let service = Service::new(Arc::clone(&store), writer, Arc::clone(&clock), receipts, settings);
-    let service = Arc::new(service.publishing(transparency));
+    let service = service.publishing(transparency).archived(archived.clone().map(is_archived));
+    let service = Arc::new(service);
 
     // Before anyone is told that there is a server to be ended.
     let hangup = signal(SignalKind::hangup())?;
@@ -127,7 +129,6 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     let public = listen(config.public.listen).await?;
     let staff = listen(config.staff.listen).await?;
     let operator = listen_for_operator(directory);
-    let archived = followers.archive.as_ref().map(Follower::archived);
     serve_metrics(directory, config.ops.listen, &service, &metrics, archived).await?;
     announce(directory, public.local_addr()?, staff.local_addr()?, dev)?;
     let (end, ended) = watch::channel(());
@@ -173,30 +174,85 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     say_that_it_ends(failure.as_ref());
     upkeep.iter().for_each(JoinHandle::abort);
     end.send_replace(());
-    let drained =
-        drain(public, staff, Duration::from_secs(drain_seconds.into()), &mut end_signals).await;
-    no_more_announced(directory);
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    if !drained {
-        bail!("ended at once, by a second signal; what was acknowledged is there");
-    }
-    let reread = rereading.end().map_err(|error| reread_badly(directory, error));
+    let bound = Duration::from_secs(drain_seconds.into());
+    let served = Served { directory: directory.clone(), source, store, service, stopped, lock };
     let ended = async {
-        service.end().await;
-        stopped.await
+        drain(public, staff, bound).await;
+        no_more_announced(directory);
+        match failure {
+            Some(error) => served.after(error, followers).await,
+            None => served.end(followers, rereading, checked_first).await,
+        }
     };
-    let Ok(result) = timeout(WRITER_END, ended).await else { return followers.end().and(reread) };
-    result.context("the writer is gone")??;
-    if let Err(error) = store.views.close() {
-        tracing::warn!("{error}; the next start rebuilds them");
+    tokio::select! {
+        ended = ended => ended,
+        () = end_signals.next() => {
+            no_more_announced(directory);
+            bail!("ended at once, by a second signal; what was acknowledged is there");
+        }
     }
-    followers.end()?;
-    reread?;
-    directory.keep_checked(&source, &store.counts, checked_first);
-    drop(lock);
-    Ok(())
+}
+
+/// What was served with.
+struct Served {
+    directory: Directory,
+    source: Source,
+    store: Arc<Store>,
+    service: Arc<Service>,
+    stopped: writer::Stopped,
+    lock: File,
+}
+
+impl Served {
+    /// Ends all of it in order.
+    async fn end(
+        self,
+        followers: Followers,
+        rereading: Rereading,
+        checked_first: u64,
+    ) -> anyhow::Result<()> {
+        let Self { directory, source, store, service, stopped, lock } = self;
+        let ended = async {
+            service.end().await;
+            stopped.await
+        };
+        let ended = timeout(WRITER_END, ended).await;
+        waited_for(move || {
+            let reread = rereading.end().map_err(|error| reread_badly(&directory, error));
+            let Ok(result) = ended else { return followers.end().and(reread) };
+            result.context("the writer is gone")??;
+            if let Err(error) = store.views.close() {
+                tracing::warn!("{error}; the next start rebuilds them");
+            }
+            followers.end()?;
+            reread?;
+            directory.keep_checked(&source, &store.counts, checked_first);
+            drop(lock);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Something failed, the log's disk perhaps. The archive's has what was acknowledged, as far as it can
+    /// be read.
+    async fn after(self, failure: anyhow::Error, followers: Followers) -> anyhow::Result<()> {
+        waited_for(move || {
+            followers.archive.into_iter().for_each(Follower::end);
+            Err(failure)
+        })
+        .await
+    }
+}
+
+/// Runs what takes its time where a signal is heard meanwhile.
+async fn waited_for(
+    run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<()> {
+    tokio::task::spawn_blocking(run).await.context("what ends the server panicked")?
+}
+
+fn is_archived(archived: Arc<Archived>) -> IsArchived {
+    Box::new(move || archived.is_current())
 }
 
 /// What follows the log: the head file, the tiles, and the archive where there is one.
@@ -254,28 +310,16 @@ fn settings(
     })
 }
 
-/// Waits for the listeners to end, for so long at most. `false`: another signal came, so that nothing is
-/// waited for any more.
-async fn drain<P, S>(
-    public: JoinHandle<P>,
-    staff: JoinHandle<S>,
-    bound: Duration,
-    signals: &mut EndSignals,
-) -> bool {
+/// Waits for the listeners to end, for so long at most.
+async fn drain<P, S>(public: JoinHandle<P>, staff: JoinHandle<S>, bound: Duration) {
     let drained = async {
         // Only the end matters here.
         let _ = tokio::join!(async { public.is_finished() || public.await.is_ok() }, async {
             staff.is_finished() || staff.await.is_ok()
         });
     };
-    tokio::select! {
-        drained = timeout(bound, drained) => {
-            if drained.is_err() {
-                tracing::warn!("calls were still under way after {} s", bound.as_secs());
-            }
-            true
-        }
-        () = signals.next() => false,
+    if timeout(bound, drained).await.is_err() {
+        tracing::warn!("calls were still under way after {} s", bound.as_secs());
     }
 }
 

@@ -54,7 +54,12 @@ pub struct Service {
     notices_created: Notify,
     /// `None`: nothing is published.
     transparency: Option<Arc<Transparency>>,
+    /// `None`: there is no archive.
+    is_archived: Option<IsArchived>,
 }
+
+/// Whether the archive follows the log, as far as is known.
+pub type IsArchived = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// What the vendor decides.
 pub struct Settings {
@@ -175,7 +180,7 @@ impl Service {
         let receipt_keys = receipts.public();
         let codes = requests::Codes::default();
         let notices_created = Notify::new();
-        let transparency = None;
+        let (transparency, is_archived) = (None, None);
         Self {
             store,
             writer,
@@ -186,6 +191,7 @@ impl Service {
             codes,
             notices_created,
             transparency,
+            is_archived,
         }
     }
 
@@ -193,6 +199,12 @@ impl Service {
     #[must_use]
     pub fn publishing(self, transparency: Transparency) -> Self {
         Self { transparency: Some(Arc::new(transparency)), ..self }
+    }
+
+    /// The same, with an archive beside the log.
+    #[must_use]
+    pub fn archived(self, is_archived: Option<IsArchived>) -> Self {
+        Self { is_archived, ..self }
     }
 
     /// What is recorded of a call by staff. The name is sealed apart.

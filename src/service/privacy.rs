@@ -34,6 +34,8 @@ use crate::vault::KeyName;
 pub const FINAL_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long before that the vault moves to it.
 const MARGIN: Duration = Duration::from_secs(60 * 60);
+/// The same where the archive does not follow: it is given time to.
+const LAST_MARGIN: Duration = Duration::from_secs(20 * 60);
 
 /// The type of the statement that something was erased.
 const CERTIFICATE_TYPE: &str = "erasure-certificate+jwt";
@@ -347,9 +349,9 @@ impl Service {
         self.ask(erase).await?;
         self.notices_created.notify_one();
         if wait {
-            match self.ask(Request::MoveEpoch).await {
+            match self.move_epoch().await {
                 // The answer says that it is not final.
-                Ok(_)
+                Ok(())
                 | Err(ServiceError::Rejected(
                     Rejection::MasterKeyFixed | Rejection::EpochNotMoved,
                 )) => {}
@@ -507,9 +509,26 @@ impl Service {
         Ok(ExpiredPage { expired, next })
     }
 
-    /// Moves the vault to a new epoch where an erasure has waited for nearly as long as it may.
+    /// Moves the vault to a new epoch. From then on an archive opens nothing until it has the vault of
+    /// that epoch; so one that does not follow is to be mended first.
+    async fn move_epoch(&self) -> Result<(), ServiceError> {
+        if !self.is_archived() {
+            tracing::error!("no erasure is made final while the archive does not go on: mend it");
+            return Err(Rejection::EpochNotMoved.into());
+        }
+        self.ask(Request::MoveEpoch).await.map(drop)
+    }
+
+    fn is_archived(&self) -> bool {
+        self.is_archived.as_ref().is_none_or(|is_archived| is_archived())
+    }
+
+    /// Moves the vault to a new epoch where an erasure has waited for nearly as long as it may; at last
+    /// whatever becomes of the archive: what is erased comes first.
     pub async fn finish_erasures(&self) -> Result<(), ServiceError> {
         let now = self.clock.now();
+        let is_archived = self.is_archived();
+        let margin = if is_archived { MARGIN } else { LAST_MARGIN };
         let waiting = self.waiting_notices()?;
         for id in self.store.views.pending_erasures()? {
             let Some(view) = self.store.views.erasure(id)? else { continue };
@@ -519,7 +538,12 @@ impl Service {
                 continue;
             }
             let erased_at = self.store.event(position)?.event.at();
-            if erased_at.plus(FINAL_WITHIN.saturating_sub(MARGIN)) <= now {
+            if erased_at.plus(FINAL_WITHIN.saturating_sub(margin)) <= now {
+                if !is_archived {
+                    tracing::error!(
+                        "an erasure could wait no longer: the archive opens nothing until it goes on"
+                    );
+                }
                 return self.ask(Request::MoveEpoch).await.map(drop);
             }
         }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ const RECEIPT_WAIT: Duration = Duration::from_secs(1);
 const SEARCHES: usize = 1;
 /// The least time between two checkpoints, whoever asks: those who wait share one.
 const SPACING: Duration = Duration::from_millis(10);
+/// How long the last step may take when the server ends.
+const LAST_STEP: Duration = Duration::from_secs(1);
 /// How many orders may wait. One that finds no room is as good as the ones before it.
 const ORDERS: usize = 16;
 
@@ -87,6 +89,8 @@ enum PublishError {
         "the log is not what it was when the server started; stop, and run `countersign log verify`"
     )]
     Changed,
+    #[error("the server ends")]
+    Ending,
 }
 
 impl PublishError {
@@ -100,7 +104,7 @@ impl PublishError {
         match self {
             Self::Changed => true,
             Self::Log(error) => !matches!(error, LogError::Io(_)),
-            Self::Tiles(_) | Self::Io(_) => false,
+            Self::Tiles(_) | Self::Io(_) | Self::Ending => false,
         }
     }
 }
@@ -117,6 +121,8 @@ enum Told {
 /// The thread that publishes.
 pub struct Publisher {
     told: mpsc::SyncSender<Told>,
+    /// When it must have ended, once that is known.
+    end: Arc<OnceLock<Instant>>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -154,13 +160,16 @@ impl Publisher {
             searches: Arc::new(Semaphore::new(SEARCHES)),
             is_public: publication.is_public,
         };
-        let run = move || publication.until_end(&orders, &publish);
+        let end = Arc::new(OnceLock::new());
+        let known_end = Arc::clone(&end);
+        let run = move || publication.until_end(&orders, &publish, &known_end);
         let thread = thread::Builder::new().name("tiles".to_owned()).spawn(run)?;
-        Ok((Self { told, thread }, transparency))
+        Ok((Self { told, end, thread }, transparency))
     }
 
-    /// Publishes what is left.
+    /// Publishes what is left, for a second at most: the next start goes on where this one stops.
     pub fn end(self) {
+        self.end.get_or_init(|| Instant::now() + LAST_STEP);
         // An error means that it has ended already, which it does not by itself.
         let _ = self.told.send(Told::End);
         if self.thread.join().is_err() {
@@ -174,13 +183,15 @@ impl Publication {
         &self,
         orders: &mpsc::Receiver<Told>,
         publish: &watch::Sender<Option<Arc<Published>>>,
+        end: &OnceLock<Instant>,
     ) {
         let mut tiles = None;
         let mut trouble = Trouble::default();
         let mut reread = REREAD;
         let mut is_last = false;
         loop {
-            let wait = match self.step(&mut tiles, publish) {
+            let wait = match self.step(&mut tiles, publish, end) {
+                Err(PublishError::Ending) => return,
                 Ok(()) => {
                     if trouble.is_over() {
                         tracing::info!("checkpoints are published again");
@@ -236,17 +247,18 @@ impl Publication {
         &self,
         tiles: &mut Option<TileWriter>,
         publish: &watch::Sender<Option<Arc<Published>>>,
+        end: &OnceLock<Instant>,
     ) -> Result<(), PublishError> {
         let tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut writer = match tiles.take() {
             Some(writer) => writer,
             None => TileWriter::open(&self.directory)?,
         };
-        self.follow(&mut writer, tree.size())?;
+        self.follow(&mut writer, tree.size(), end)?;
         if writer.tree() != &tree {
             tracing::warn!("the tiles do not match the log; making them again");
             writer = writer.clear()?;
-            self.follow(&mut writer, tree.size())?;
+            self.follow(&mut writer, tree.size(), end)?;
             if writer.tree() != &tree {
                 return Err(PublishError::Changed);
             }
@@ -264,11 +276,20 @@ impl Publication {
         Ok(())
     }
 
-    /// Takes in the log's records up to a size.
-    fn follow(&self, tiles: &mut TileWriter, size: Position) -> Result<(), PublishError> {
+    /// Takes in the log's records up to a size, or as far as it comes until the end.
+    fn follow(
+        &self,
+        tiles: &mut TileWriter,
+        size: Position,
+        end: &OnceLock<Instant>,
+    ) -> Result<(), PublishError> {
         while let next = tiles.tree().size()
             && next < size
         {
+            if end.get().is_some_and(|end| Instant::now() > *end) {
+                tiles.flush()?;
+                return Err(PublishError::Ending);
+            }
             let limit = usize::try_from(size.0 - next.0).unwrap_or(PAGE).min(PAGE);
             let page = self.log.read(next, limit)?;
             if page.is_empty() {
@@ -624,6 +645,21 @@ mod tests {
         assert!(transparency.newest().is_none());
         // Once into the tiles that are there, and once into new ones.
         assert_eq!(log.from_the_beginning.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_for_the_next_start() {
+        let place = tempfile::tempdir().unwrap();
+        let (log, tree) = log_and_tree();
+        let publication = publication(place.path(), log, tree);
+        let (publish, published) = watch::channel(None);
+        let end = Instant::now();
+        while Instant::now() <= end {}
+        let stopped = publication.step(&mut None, &publish, &OnceLock::from(end));
+        assert!(matches!(stopped, Err(PublishError::Ending)) && published.borrow().is_none());
+        publication.step(&mut None, &publish, &OnceLock::new()).unwrap();
+        let size = published.borrow().as_ref().map(|published| published.checkpoint.size.0);
+        assert_eq!(size, Some(RECORDS));
     }
 
     #[tokio::test(flavor = "multi_thread")]
