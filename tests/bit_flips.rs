@@ -215,10 +215,12 @@ impl Trials {
     }
 
     /// Starts a server on what is there, and says what came of it, or what is wrong with that.
-    async fn outcome(&self, known: &Known) -> Result<Outcome, String> {
+    async fn outcome(&self, name: &str, known: &Known) -> Result<Outcome, String> {
         let mut server = match self.place.try_start() {
             Ok(server) => server,
-            Err((Some(1), log)) if is_helpful(&log) => return Ok(Outcome::Detected),
+            Err((Some(1), log)) if is_helpful(&log) && names_slot(name, &log) => {
+                return Ok(Outcome::Detected);
+            }
             // What the views' engine panics over twice is healed by the next start.
             Err((Some(1), log)) if log.contains("start again, and they are rebuilt") => {
                 self.place.try_start().map_err(|(code, log)| format!("{code:?} again: {log}"))?
@@ -282,6 +284,11 @@ impl Trials {
 }
 
 /// Whether a refusal names what is damaged and says what to do, and is no panic.
+/// What is damaged in the vault is named by its slot.
+fn names_slot(name: &str, log: &str) -> bool {
+    name != "data/vault" || log.contains("slot ")
+}
+
 fn is_helpful(log: &str) -> bool {
     let names = ["position", "slot ", "line ", "data/log", "head file", "vault", "keys/"];
     let remedies = [
@@ -356,7 +363,7 @@ async fn try_flips(place: Place, known: &Known, more: u64) {
     let mut failures = Vec::new();
     for trial in 0..setting("COUNTERSIGN_FLIPS", FLIPS).div_ceil(3) {
         let (name, byte) = trials.flip();
-        match trials.outcome(known).await {
+        match trials.outcome(&name, known).await {
             Ok(outcome) => {
                 if outcome == Outcome::Detected && name == "data/log/db" {
                     trials.count_named();

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use countersign::proto::v1::GetSigningKeysRequest;
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
+use countersign::proto::v1::{GetHistoryRequest, Purpose, get_history_request};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
-use support::{Place, Server};
+use support::{Place, Server, activation};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -197,6 +197,8 @@ async fn new_certificates_serve_without_a_restart() {
 
 /// How often certificates are exchanged.
 const ROTATIONS: usize = 100;
+/// How many apps activate meanwhile, half of them by a connection for each call.
+const CALLERS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_rotations_under_load_fail_no_call() {
@@ -224,21 +226,43 @@ async fn a_hundred_rotations_under_load_fail_no_call() {
     let tls = tls(&server);
 
     let stop = Arc::new(AtomicBool::new(false));
-    let endpoint = server.public_endpoint_with(&cas);
-    let callers = [true, false].map(|stays| {
-        let (stop, endpoint) = (Arc::clone(&stop), endpoint.clone());
-        tokio::spawn(async move {
-            let mut app = ActivationServiceClient::new(endpoint.connect().await.unwrap());
-            let mut calls = 0;
-            while !stop.load(Ordering::Relaxed) {
-                if !stays {
-                    app = ActivationServiceClient::new(endpoint.connect().await.unwrap());
+    let key = server.issue("ada@example.com", "App", 100_000).await;
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|number| {
+            let (stop, key) = (Arc::clone(&stop), key.clone());
+            let endpoint = server.public_endpoint_with(&cas);
+            tokio::spawn(async move {
+                let connect = || async {
+                    ActivationServiceClient::new(
+                        endpoint.connect().await.expect("none is kept out"),
+                    )
+                };
+                let mut app = connect().await;
+                let mut calls = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    // Some stay, and some come anew for each call.
+                    if number % 2 == 0 {
+                        app = connect().await;
+                    }
+                    let request = activation("ada@example.com", &key, rand::random());
+                    app.activate(request).await.expect("no call is lost");
+                    calls += 1;
                 }
-                app.get_signing_keys(GetSigningKeysRequest {}).await.expect("no call is lost");
-                calls += 1;
-            }
-            calls
+                calls
+            })
         })
+        .collect();
+    // The staff's certificates stay; their listener gets new ones all the same.
+    let (mut support, stop_too) = (server.support(), Arc::clone(&stop));
+    let staff = tokio::spawn(async move {
+        let mut calls = 0;
+        while !stop_too.load(Ordering::Relaxed) {
+            let person = Some(get_history_request::Person::Email("ada@example.com".to_owned()));
+            let request = GetHistoryRequest { person, purpose: Purpose::CustomerSupport.into() };
+            support.get_history(request).await.expect("no call of staff is lost");
+            calls += 1;
+        }
+        calls
     });
 
     let pairs = [&place, &other].map(|place| {
@@ -259,11 +283,12 @@ async fn a_hundred_rotations_under_load_fail_no_call() {
         }
     }
     stop.store(true, Ordering::Relaxed);
+    let mut calls: usize = staff.await.unwrap();
     for caller in callers {
-        let calls: usize = caller.await.unwrap();
-        println!("{ROTATIONS} rotations, {calls} calls of one client, none lost");
-        assert!(calls > ROTATIONS, "{calls}");
+        calls += caller.await.unwrap();
     }
+    println!("{ROTATIONS} rotations, {calls} calls of {CALLERS} apps and of staff, none lost");
+    assert!(calls > ROTATIONS, "{calls}");
 }
 
 /// Does this, and returns when the server has said so once more in its log.

@@ -159,7 +159,9 @@ pub enum VaultError {
     #[error("the vault {} is missing; restore it from a backup", .0.display())]
     Gone(PathBuf),
     /// The file is no vault.
-    #[error("the vault's file is no vault, or is cut short; restore it from a backup")]
+    #[error(
+        "the vault's file is no vault, is cut short, or its slot 0 is damaged; restore it from a backup"
+    )]
     Foreign,
     /// A slot's bytes changed.
     #[error("slot {} of the vault is damaged; restore the vault from a backup", .0.0)]

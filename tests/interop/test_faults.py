@@ -8,6 +8,9 @@ faults starts on what is left. N goes over some calls on each file, or, with `CO
 over all of them until a life ends without having come to its Nth call. The log is read whole at a start,
 or what was checked before is read again behind the serving server, as of a long one; beside that one the
 server keeps an archive, which must have all in it when the server without faults has ended.
+
+The same of what an operator does without a server: whichever call of such a command fails, what was
+acknowledged is still there, and the command can be given again.
 """
 
 import collections
@@ -156,7 +159,7 @@ class FaultyServer(Server):
         return tuple(line.split(" ", 1)) if end else None
 
     def logged(self):
-        return self.log_path.read_text()
+        return self.log_path.read_text() if self.log_path.exists() else ""
 
     def end(self):
         """Stops it, if it has not stopped; its exit code and all that it logged."""
@@ -282,6 +285,24 @@ def check_archive(server):
     assert ends[0] == ends[1], f"the log and the archive have {ends} records"
 
 
+def restored(server, history, failed):
+    """Whether the log was lost to a read, and is restored now."""
+    if failed != ("read", "data/log/db"):
+        return False
+    # sled overwrites what it cannot read. The server reads the whole file before it opens, so that
+    # such a read is one that succeeded a moment before, and is in memory. Only a backup helps.
+    before = len(server.logged())
+    if server.starts():
+        server.stop()
+        server.process.stdout.close()
+        return False
+    server.process.stdout.close()
+    said = server.logged()[before:]
+    assert "restore" in said and ("are lost" in said or "corrupt" in said), said
+    server.command("restore", server.directory / history.copy)
+    return True
+
+
 def trial(place, history, whole, shim, call, number, error):
     """What failed, and what came of it."""
     server = FaultyServer(place / "data", whole, shim, call, number, error)
@@ -308,19 +329,7 @@ def trial(place, history, whole, shim, call, number, error):
         assert code == 1 or is_told, f"it goes on\n{shown}"
     if code == 1:
         assert HELP.search(log), f"no help in the message\n{shown}"
-    is_lost = False
-    if failed == ("read", "data/log/db") and not life.answers:
-        # sled overwrites what it cannot read. The server reads the whole file before it opens, so that
-        # such a read is one that succeeded a moment before, and is in memory. Only a backup helps.
-        is_lost = not server.starts()
-        if is_lost:
-            server.process.stdout.close()
-            said = server.logged()[len(log) :]
-            assert "restore" in said and ("are lost" in said or "corrupt" in said), shown + said
-            server.command("restore", server.directory / history.copy)
-        else:
-            assert server.end()[0] == 0, shown
-
+    is_lost = not life.answers and restored(server, history, failed)
     try:
         server.start()
         check_restart(server, life)
@@ -383,4 +392,74 @@ def test_whichever_call_fails_nothing_acknowledged_is_lost(tmp_path, shim, call,
         outcomes[file, came_of_it] += 1
     for (file, came_of_it), count in sorted(outcomes.items()):
         print(f"{call} {error} on {file}: {came_of_it} {count}")
+    assert not wrong, f"{len(wrong)} of {len(wrong) + sum(outcomes.values())}:\n" + "\n".join(wrong)
+
+
+# What is done without a server, and how its calls fail.
+COMMANDS = (["restore"], ["keys", "rotate"], ["views", "rebuild"], ["verify", "--deep"])
+KINDS_OF_COMMANDS = [
+    (call, error)
+    for call, error in KINDS
+    if error in ("EIO", "ENOSPC") and (EVERYTHING or call in ("sync", "rename") or error == "ENOSPC")
+]
+
+
+def command_trial(place, history, whole, shim, command, fault):
+    """What failed, and the command's exit code."""
+    server = FaultyServer(place / "data", whole, shim, *fault)
+    if command == ["restore"]:
+        command = ["restore", server.directory / history.copy]
+    ran = subprocess.run(
+        [os.environ["COUNTERSIGN_BIN"], "--dir", server.directory, *command],
+        env=os.environ | server.faults,
+        capture_output=True,
+        text=True,
+    )
+    failed, code = server.failed(), ran.returncode
+    shown = f"{command} {fault}: {failed}, exit code {code}: {ran.stderr}"
+    assert code in (0, 1, 3) and "panicked" not in ran.stderr, shown
+    assert failed or code == 0, shown
+    assert code == 0 or HELP.search(ran.stderr), f"no help in the message\n{shown}"
+    try:
+        restored(server, history, failed)
+        # Either at once, or after the command was given again.
+        if fault[1] % 2:
+            server.command(*command)
+        server.start()
+        check_restart(server, Life(server, history))
+        server.stop()
+    except subprocess.CalledProcessError as wrong:
+        raise AssertionError(f"given again: {wrong.stderr}\n{shown}") from wrong
+    except (AssertionError, grpc.RpcError) as wrong:
+        raise AssertionError(f"after it: {wrong}\n{shown}") from wrong
+    server.process.stdout.close()
+    return failed, code
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: "-".join(command).strip("-"))
+def test_whichever_call_of_a_command_fails_nothing_acknowledged_is_lost(tmp_path, shim, command):
+    whole = tmp_path / "whole"
+    history = History(whole, is_long=False)
+    outcomes, wrong = collections.Counter(), []
+    for call, error in KINDS_OF_COMMANDS:
+        place = tmp_path / "counted"
+        assert command_trial(place, history, whole, shim, command, (call, 0, error))[1] == 0
+        report = (place / "data").with_suffix(".report")
+        # There is none where it makes no such call.
+        lines = report.read_text().splitlines() if report.exists() else []
+        files = [line.split(" ", 1)[1] for line in lines]
+        shutil.rmtree(place)
+        for number in range(1, len(files) + 1) if EVERYTHING else some(files):
+            place = tmp_path / str(number)
+            fault = call, number, error
+            try:
+                failed, code = command_trial(place, history, whole, shim, command, fault)
+                file = re.sub(r"[0-9A-Fa-f]{8,}", "#", failed[1]) if failed else "none"
+                outcomes[call, error, file, code] += 1
+            except AssertionError as reason:
+                wrong.append(str(reason))
+            shutil.rmtree(place, ignore_errors=True)
+    for (call, error, file, code), count in sorted(outcomes.items()):
+        print(f"{' '.join(command)}, {call} {error} on {file}: exit code {code}, {count} times")
+    assert outcomes, "nothing failed"
     assert not wrong, f"{len(wrong)} of {len(wrong) + sum(outcomes.values())}:\n" + "\n".join(wrong)

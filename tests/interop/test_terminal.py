@@ -5,8 +5,6 @@ import pty
 import re
 import subprocess
 
-import pytest
-
 from support import activation
 
 BAR = re.compile(rb"\d+/(\d+) .*/s")
@@ -28,18 +26,22 @@ def shown(command):
     return output
 
 
-@pytest.mark.parametrize("what", ["backup", "verify"])
-def test_a_bar_is_shown_on_a_terminal_alone(server, tmp_path, what):
+def test_a_bar_is_shown_on_a_terminal_alone(server, tmp_path):
     license = server.issue(seats=20)
     for _ in range(20):
         server.activate(activation(license))
-    command = [os.environ["COUNTERSIGN_BIN"], "--dir", server.directory, "backup"]
-    if what == "verify":
-        subprocess.run([*command, tmp_path / "backup"], check=True, capture_output=True)
-        command[-1:] = ["verify", tmp_path / "backup"]
-    else:
-        command.append(tmp_path / "backup")
+    backup = tmp_path / "backup"
+    for arguments in (["backup", backup], ["verify", backup]):
+        check(server, arguments)
+    server.stop()
+    for arguments in (["verify"], ["verify", "--deep"], ["views", "rebuild"], ["restore", backup]):
+        check(server, arguments)
+    server.start()
+
+
+def check(server, arguments):
+    command = [os.environ["COUNTERSIGN_BIN"], "--dir", server.directory, *arguments]
     bars = BAR.findall(shown(command))
-    assert bars and int(bars[-1]) >= 20
+    assert bars and int(bars[-1]) >= 20, arguments
     quiet = subprocess.run(command, check=True, capture_output=True)
-    assert quiet.stderr == b""
+    assert quiet.stderr == b"", arguments
