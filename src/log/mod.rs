@@ -4,6 +4,7 @@
 //! [`memory::MemoryLog`] the one whose faults are told to it; [`metered::MeteredLog`] counts the appends
 //! of another. What an engine returns is not yet believed: whoever reads a record checks its checksum, its position and its seal.
 
+mod at_risk;
 pub mod checked;
 mod chunk;
 pub mod codec;

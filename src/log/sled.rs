@@ -16,13 +16,14 @@
 //! file.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ::sled::Db;
 
+use super::at_risk;
 use super::chunk::{COMMIT, MORE, chunk, foreign, parts, position};
 use super::contained::{Contained, contain};
 use super::durability::{Flush, make_flush_durable, reread_from_disk};
@@ -60,9 +61,7 @@ impl SledLog {
             _ => error.into(),
         })?;
         reread_from_disk(&file)?;
-        // sled takes what it cannot read for what a power cut left, and overwrites it. What cannot be
-        // read is found out before.
-        io::copy(&mut BufReader::with_capacity(READ_AT_ONCE, &file), &mut io::sink())?;
+        at_risk::read(directory, &file)?;
         let tail = Tail::open(&directory.join("tail"))?;
         for torn in torn_snapshots(directory)? {
             fs::remove_file(torn)?;
@@ -98,8 +97,6 @@ impl SledLog {
         Ok(())
     }
 }
-
-const READ_AT_ONCE: usize = 1 << 20;
 
 /// Creation writes next to nothing.
 const CREATION_CACHE: u64 = 1 << 20;

@@ -289,8 +289,8 @@ def restored(server, history, failed):
     """Whether the log was lost to a read, and is restored now."""
     if failed != ("read", "data/log/db"):
         return False
-    # sled overwrites what it cannot read. The server reads the whole file before it opens, so that
-    # such a read is one that succeeded a moment before, and is in memory. Only a backup helps.
+    # sled overwrites what it cannot read. The server reads that before it opens, so that such a read is
+    # one that succeeded a moment before, and is in memory. Only a backup helps.
     before = len(server.logged())
     if server.starts():
         server.stop()
