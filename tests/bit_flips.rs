@@ -221,8 +221,8 @@ impl Trials {
             Err((Some(1), log)) if is_helpful(&log) && names_slot(name, &log) => {
                 return Ok(Outcome::Detected);
             }
-            // What the views' engine panics over twice is healed by the next start.
-            Err((Some(1), log)) if log.contains("start again, and they are rebuilt") => {
+            // What is only found when the views are open is healed by the next start.
+            Err((Some(1), log)) if log.contains("and they are rebuilt") => {
                 self.place.try_start().map_err(|(code, log)| format!("{code:?} again: {log}"))?
             }
             Err((code, log)) => return Err(format!("exit code {code:?}, no help in: {log}")),

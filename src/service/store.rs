@@ -254,7 +254,8 @@ impl Store {
         }
         // What is behind by more has its pages opened ahead, on all processors.
         let at_once = thread::available_parallelism().map_or(1, NonZero::get);
-        thread::scope(|scope| {
+        self.views.in_bulk(true);
+        let taken_in = thread::scope(|scope| {
             let mut next = from.plus(PAGE as u64);
             let mut opening = VecDeque::new();
             loop {
@@ -274,7 +275,9 @@ impl Store {
                     return Ok(());
                 }
             }
-        })
+        });
+        self.views.in_bulk(false);
+        taken_in
     }
 
     /// Opens a page of the log.

@@ -18,16 +18,18 @@ use super::store::Store;
 /// Rows by their keys. `None`: deleted.
 pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// How many rows wait in memory. The longer they wait, the more of them are changed again before they
-/// move.
-pub(super) const RECENT_ROWS: usize = 4096;
-/// With so many the disk is too slow for what happens, and is waited for.
-const MOST_ROWS: usize = 4 * RECENT_ROWS;
+/// How many rows wait in memory, some 200 bytes each. The longer they wait, the more of them are changed
+/// again before they move; and the more a start takes in again of the log after the process was killed.
+const RECENT_ROWS: usize = 64 * 1024;
+/// The same while much of the log is taken in.
+const MANY_ROWS: usize = 256 * 1024;
 
 /// The rows that are in memory.
-#[derive(Default)]
 pub(super) struct Recent {
     newest: Rows,
+    /// How many of these wait for a move. With twice as many the disk is too slow for what happens, and is
+    /// waited for.
+    pub(super) waiting: usize,
     moving: Option<Moving>,
     /// Rows are missing, or half changed: nothing may be read from them or built on them.
     has_failed: bool,
@@ -39,7 +41,18 @@ struct Moving {
     writing: JoinHandle<Result<(), ViewsError>>,
 }
 
+impl Default for Recent {
+    fn default() -> Self {
+        Self { newest: Rows::new(), waiting: RECENT_ROWS, moving: None, has_failed: false }
+    }
+}
+
 impl Recent {
+    /// Whether much comes at once: then more rows wait.
+    pub(super) fn in_bulk(&mut self, is_bulk: bool) {
+        self.waiting = if is_bulk { MANY_ROWS } else { RECENT_ROWS };
+    }
+
     pub(super) fn layers<'a>(&'a self, store: &'a Store) -> Result<Layers<'a>, ViewsError> {
         self.is_whole()?;
         let moving = self.moving.as_ref().map(|moving| moving.rows.as_ref());
@@ -68,18 +81,23 @@ impl Recent {
     /// Begins to move the newest rows, in one atomic batch, where there are enough of them.
     pub(super) fn settle(&mut self, store: &Arc<Store>) -> Result<(), ViewsError> {
         let is_moving = self.moving.as_ref().is_some_and(|moving| !moving.writing.is_finished());
-        let is_urgent = self.newest.len() >= MOST_ROWS;
-        if self.newest.len() < RECENT_ROWS || (is_moving && !is_urgent) {
+        let is_urgent = self.newest.len() >= 2 * self.waiting;
+        if self.newest.len() < self.waiting || (is_moving && !is_urgent) {
             return Ok(());
         }
+        // So many are not freed where somebody waits.
+        let moved = self.moving.as_ref().map(|moving| Arc::clone(&moving.rows));
         self.wait()?;
         let rows = Arc::new(std::mem::take(&mut self.newest));
         let (store_, rows_) = (Arc::clone(store), Arc::clone(&rows));
-        let write = move || store_.write(rows_.iter());
+        let write = move || {
+            drop(moved);
+            store_.write(&rows_)
+        };
         match thread::Builder::new().name("views".to_owned()).spawn(write) {
             Ok(writing) => self.moving = Some(Moving { rows, writing }),
             // Without a thread it takes its time here.
-            Err(_) => self.written(store.write(rows.iter()))?,
+            Err(_) => self.written(store.write(&rows))?,
         }
         Ok(())
     }
@@ -160,7 +178,8 @@ impl<'a> Layers<'a> {
         self,
         range: Range<&[u8]>,
     ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> + use<'a> {
-        let recent = self.recent(&range).into_iter().peekable();
+        let (newest, moving) = self.recent(&range);
+        let recent = Recents::new(newest, moving, false).peekable();
         Merged { recent, stored: self.store.range(range).peekable(), is_reversed: false }
     }
 
@@ -169,7 +188,8 @@ impl<'a> Layers<'a> {
         self,
         range: Range<&[u8]>,
     ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> + use<'a> {
-        let recent = self.recent(&range).into_iter().rev().peekable();
+        let (newest, moving) = self.recent(&range);
+        let recent = Recents::new(newest.rev(), moving.rev(), true).peekable();
         Merged { recent, stored: self.store.range(range).rev().peekable(), is_reversed: true }
     }
 
@@ -181,11 +201,56 @@ impl<'a> Layers<'a> {
             .collect()
     }
 
-    fn recent(self, range: &Range<&[u8]>) -> BTreeMap<&'a [u8], Option<&'a [u8]>> {
+    /// The rows of a range that are in memory: the newest, and those that are moving.
+    fn recent(
+        self,
+        range: &Range<&[u8]>,
+    ) -> (
+        impl DoubleEndedIterator<Item = Row<'a>> + use<'a>,
+        impl DoubleEndedIterator<Item = Row<'a>> + use<'a>,
+    ) {
+        static NONE: Rows = Rows::new();
         let bounds = (Bound::Included(range.start), Bound::Excluded(range.end));
-        let moving = self.moving.into_iter().flat_map(|rows| rows.range::<[u8], _>(bounds));
-        let newest = self.newest.range::<[u8], _>(bounds);
-        moving.chain(newest).map(|(key, value)| (key.as_slice(), value.as_deref())).collect()
+        let row =
+            |(key, value): (&'a Vec<u8>, &'a Option<Vec<u8>>)| (key.as_slice(), value.as_deref());
+        let newest = self.newest.range::<[u8], _>(bounds).map(row);
+        (newest, self.moving.unwrap_or(&NONE).range::<[u8], _>(bounds).map(row))
+    }
+}
+
+/// A row in memory.
+type Row<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// The newest rows and those that are moving, both in order; of two with one key the newest.
+struct Recents<N: Iterator, M: Iterator> {
+    newest: Peekable<N>,
+    moving: Peekable<M>,
+    is_reversed: bool,
+}
+
+impl<'a, N: Iterator<Item = Row<'a>>, M: Iterator<Item = Row<'a>>> Recents<N, M> {
+    fn new(newest: N, moving: M, is_reversed: bool) -> Self {
+        Self { newest: newest.peekable(), moving: moving.peekable(), is_reversed }
+    }
+}
+
+impl<'a, N: Iterator<Item = Row<'a>>, M: Iterator<Item = Row<'a>>> Iterator for Recents<N, M> {
+    type Item = Row<'a>;
+
+    fn next(&mut self) -> Option<Row<'a>> {
+        let (Some((newest, _)), Some((moving, _))) = (self.newest.peek(), self.moving.peek())
+        else {
+            return self.newest.next().or_else(|| self.moving.next());
+        };
+        let order = newest.cmp(moving);
+        match if self.is_reversed { order.reverse() } else { order } {
+            Ordering::Less => self.newest.next(),
+            Ordering::Greater => self.moving.next(),
+            Ordering::Equal => {
+                self.moving.next();
+                self.newest.next()
+            }
+        }
     }
 }
 
@@ -275,7 +340,7 @@ mod tests {
                 let (store, moved) = (Arc::clone(&store), Arc::clone(&rows));
                 let writing = thread::spawn(move || {
                     let _ = go.recv();
-                    store.write(moved.iter())
+                    store.write(&moved)
                 });
                 recent.moving = Some(Moving { rows, writing });
                 held = Some(hold);

@@ -442,6 +442,11 @@ impl Views {
         }
     }
 
+    /// Whether much of the log is taken in just now: then rows are written less often.
+    pub fn in_bulk(&self, is_bulk: bool) {
+        self.write_recent().in_bulk(is_bulk);
+    }
+
     fn read_recent(&self) -> RwLockReadGuard<'_, Recent> {
         self.recent.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,3 @@
-use super::layers::RECENT_ROWS;
 use super::*;
 use crate::domain::{
     Authority, Change, Counts, Email, ErasureReason, Notice, NoticeOutcome, RecipientName,
@@ -100,7 +99,8 @@ fn rows_in_memory_and_on_disk_are_one_view() {
         ActivationId::from_bytes(id)
     };
     take(&views, pairs(&events()[..2]));
-    let total = 2 * RECENT_ROWS as u64;
+    views.write_recent().waiting = 4096;
+    let total = 2 * 4096;
     for number in 2..total {
         let (license, activation, lease_until) = (LICENSE, id(number), None);
         let event = Event::Activated { license, activation, signing_key, lease_until, at };
@@ -276,7 +276,7 @@ fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
         let views = Views::open(place.path(), 1 << 20).unwrap();
         take(&views, pairs(&events()));
         views.close().unwrap();
-        views.store.write([(&damaged.0, &Some(damaged.1))]).unwrap();
+        views.store.write(&[(damaged.0, Some(damaged.1))].into()).unwrap();
         let end = Checkpoint { next: Position(7), last: [9; 32] };
         let applied = views.apply([(Position(6), &new)], end, &|_| Ok(false));
         assert_eq!(applied.is_ok(), is_borne, "{applied:?}");
