@@ -283,12 +283,12 @@ impl Trials {
     }
 }
 
-/// Whether a refusal names what is damaged and says what to do, and is no panic.
 /// What is damaged in the vault is named by its slot.
 fn names_slot(name: &str, log: &str) -> bool {
     name != "data/vault" || log.contains("slot ")
 }
 
+/// Whether a refusal names what is damaged and says what to do, and is no panic.
 fn is_helpful(log: &str) -> bool {
     let names = ["position", "slot ", "line ", "data/log", "head file", "vault", "keys/"];
     let remedies = [

@@ -176,6 +176,7 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
     end.send_replace(());
     let bound = Duration::from_secs(drain_seconds.into());
     let served = Served { directory: directory.clone(), source, store, service, stopped, lock };
+    let cause = failure.as_ref().map(|error| format!("{error:#}"));
     let ended = async {
         drain(public, staff, bound).await;
         no_more_announced(directory);
@@ -188,7 +189,10 @@ async fn serve(directory: &Directory, config: Config, dev: bool) -> anyhow::Resu
         ended = ended => ended,
         () = end_signals.next() => {
             no_more_announced(directory);
-            bail!("ended at once, by a second signal; what was acknowledged is there");
+            match cause {
+                Some(cause) => bail!("{cause}; ended at once, by a signal"),
+                None => bail!("ended at once, by a second signal; what was acknowledged is there"),
+            }
         }
     }
 }
@@ -220,7 +224,10 @@ impl Served {
         waited_for(move || {
             let reread = rereading.end().map_err(|error| reread_badly(&directory, error));
             let Ok(result) = ended else { return followers.end().and(reread) };
-            result.context("the writer is gone")??;
+            if let Err(error) = result.context("the writer is gone")? {
+                followers.archive.into_iter().for_each(Follower::end);
+                return Err(error.into());
+            }
             if let Err(error) = store.views.close() {
                 tracing::warn!("{error}; the next start rebuilds them");
             }
@@ -285,12 +292,12 @@ impl Followers {
 
     /// Has each come to the log's end.
     fn end(self) -> anyhow::Result<()> {
-        self.keeper.end()?;
+        let kept = self.keeper.end();
         self.publisher.end();
         if let Some(archive) = self.archive {
             archive.end();
         }
-        Ok(())
+        Ok(kept?)
     }
 }
 

@@ -235,7 +235,7 @@ impl Log for SledLog {
             if is_scan {
                 // sled counts what is asked for in 256 queues, and lets pages go when 64 of one are full: of
                 // pages that are asked for once it would keep 16,384, whatever its cache is to hold.
-                self.db.get(&key).map_err(|error| engine_at(error, next.max(from)))?;
+                self.db.get(&key).map_err(|error| engine_at(error, first.max(from)))?;
             }
             let skipped = usize::try_from(from.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
             let wanted = chunk.into_iter().skip(skipped).take(limit - records.len());

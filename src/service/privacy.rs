@@ -35,7 +35,7 @@ pub const FINAL_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long before that the vault moves to it.
 const MARGIN: Duration = Duration::from_secs(60 * 60);
 /// The same where the archive does not follow: it is given time to.
-const LAST_MARGIN: Duration = Duration::from_secs(20 * 60);
+const LAST_MARGIN: Duration = Duration::from_secs(40 * 60);
 
 /// The type of the statement that something was erased.
 const CERTIFICATE_TYPE: &str = "erasure-certificate+jwt";
@@ -541,7 +541,8 @@ impl Service {
             if erased_at.plus(FINAL_WITHIN.saturating_sub(margin)) <= now {
                 if !is_archived {
                     tracing::error!(
-                        "an erasure could wait no longer: the archive opens nothing until it goes on"
+                        "an erasure could wait no longer, and the archive does not follow: it opens \
+                         nothing until it does"
                     );
                 }
                 return self.ask(Request::MoveEpoch).await.map(drop);

@@ -11,7 +11,7 @@ use crate::domain::{
 };
 
 /// A change of any row or key. Views of another version are rebuilt.
-pub(super) const SCHEMA: u32 = 7;
+pub(super) const SCHEMA: u32 = 8;
 
 /// How far the log is in the views.
 #[derive(Serialize, Deserialize)]

@@ -8,6 +8,8 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
@@ -16,6 +18,9 @@ use super::layers::Rows;
 use crate::log::contained::{Contained, contain_or_end};
 
 const OPEN_FILES: usize = 128;
+/// With so many tables that are not merged yet the next one waits: each is one more to look into.
+const MOST_UNMERGED: usize = 24;
+const POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: &str = "the views are damaged; start again, and they are rebuilt";
 
 /// The rows of one log's views.
@@ -83,6 +88,12 @@ impl Store {
     /// Writes rows in one atomic batch, the deleted ones as `None`.
     pub(super) fn write(&self, rows: &Rows) -> Result<(), ViewsError> {
         let write = || {
+            // Nothing else says that tables cannot be merged any more.
+            self.engine.database.persist(PersistMode::Buffer)?;
+            while self.engine.rows.l0_table_count() >= MOST_UNMERGED {
+                thread::sleep(POLL);
+                self.engine.database.persist(PersistMode::Buffer)?;
+            }
             let mut tables = self.engine.rows.start_ingestion()?;
             for (key, value) in rows {
                 match value {
@@ -106,6 +117,9 @@ impl From<fjall::Error> for ViewsError {
         match error {
             fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
                 Self::Io(error)
+            }
+            fjall::Error::Poisoned => {
+                Self::Io(std::io::Error::other("an earlier write or sync failed"))
             }
             other => Self::Damaged(other.to_string()),
         }
