@@ -136,7 +136,7 @@ def test_a_full_disk_is_told_and_nothing_acknowledged_is_lost(small_disk):
     server.app.channel.close()
     assert server.process.wait(30) == 1, "it ends, and does not go on as if nothing had happened"
     log = server.directory.with_suffix(".log").read_text()
-    assert "no storage space" in log and "check the disk" in log
+    assert "No space left" in log and "check the disk" in log
     server.process.stdout.close()
 
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
