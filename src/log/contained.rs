@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 thread_local! {
@@ -14,6 +15,16 @@ thread_local! {
     static CONTAINED: Cell<Option<&'static str>> = const { Cell::new(None) };
     /// Whether what is contained has panicked.
     static HAS_PANICKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What the threads are called that the views' engine merges its tables with.
+const WORKERS: &str = "fjall";
+/// Whether one of them has panicked, which nobody who calls the engine is told.
+static HAS_WORKER_PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a thread of the views' engine has panicked since this was asked the last time.
+pub(crate) fn take_worker_panic() -> bool {
+    HAS_WORKER_PANICKED.swap(false, Ordering::AcqRel)
 }
 
 /// An open database.
@@ -62,6 +73,9 @@ pub(crate) fn contain_or_end<T>(last_words: &'static str, run: impl FnOnce() -> 
         HOOK.call_once(|| {
             let print = panic::take_hook();
             panic::set_hook(Box::new(move |info| match CONTAINED.get() {
+                None if thread::current().name().is_some_and(|name| name.starts_with(WORKERS)) => {
+                    HAS_WORKER_PANICKED.store(true, Ordering::Release);
+                }
                 None => print(info),
                 Some(last_words) if HAS_PANICKED.replace(true) => {
                     tracing::error!("{last_words}");
@@ -82,6 +96,14 @@ pub(crate) fn contain_or_end<T>(last_words: &'static str, run: impl FnOnce() -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_of_the_engines_own_thread_is_known_afterwards() {
+        contain(|| ()).unwrap();
+        let worker = thread::Builder::new().name(format!("{WORKERS}:worker"));
+        assert!(worker.spawn(|| panic!("of the engine")).unwrap().join().is_err());
+        assert!(take_worker_panic() && !take_worker_panic());
+    }
 
     #[test]
     fn a_panic_is_none_and_the_next_run_is_as_ever() {

@@ -15,7 +15,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
 use super::ViewsError;
 use super::layers::Rows;
-use crate::log::contained::{Contained, contain_or_end};
+use crate::log::contained::{Contained, contain_or_end, take_worker_panic};
 
 const OPEN_FILES: usize = 128;
 /// With so many tables that are not merged yet the next one waits: each is one more to look into.
@@ -53,6 +53,8 @@ impl Store {
             let rows = database.keyspace("rows", KeyspaceCreateOptions::default)?;
             Ok(Engine { database, rows })
         };
+        // One before it had its own.
+        take_worker_panic();
         // Files that are damaged may be more than the engine expects.
         let opened = contain_or_end(LAST_WORDS, open);
         let engine =
@@ -88,11 +90,10 @@ impl Store {
     /// Writes rows in one atomic batch, the deleted ones as `None`.
     pub(super) fn write(&self, rows: &Rows) -> Result<(), ViewsError> {
         let write = || {
-            // Nothing else says that tables cannot be merged any more.
-            self.engine.database.persist(PersistMode::Buffer)?;
+            self.merges()?;
             while self.engine.rows.l0_table_count() >= MOST_UNMERGED {
                 thread::sleep(POLL);
-                self.engine.database.persist(PersistMode::Buffer)?;
+                self.merges()?;
             }
             let mut tables = self.engine.rows.start_ingestion()?;
             for (key, value) in rows {
@@ -108,7 +109,16 @@ impl Store {
 
     /// Makes all that was written durable.
     pub(super) fn sync(&self) -> Result<(), ViewsError> {
+        self.noted(self.merges())?;
         self.noted(self.engine.database.persist(PersistMode::SyncAll))
+    }
+
+    /// An error where tables cannot be merged any more, which nothing else says.
+    fn merges(&self) -> fjall::Result<()> {
+        if take_worker_panic() {
+            return Err(fjall::Error::Poisoned);
+        }
+        self.engine.database.persist(PersistMode::Buffer)
     }
 }
 
