@@ -57,10 +57,7 @@ mod store {
                 .map(|(key, value)| Ok((key.as_slice(), value.as_slice())))
         }
 
-        pub fn write<'r>(
-            &self,
-            _: impl IntoIterator<Item = (&'r Vec<u8>, &'r Option<Vec<u8>>)>,
-        ) -> Result<(), ViewsError> {
+        pub fn write(&self, _: &layers::Rows) -> Result<(), ViewsError> {
             unreachable!("too few rows for that")
         }
     }
