@@ -4,6 +4,8 @@ use crate::domain::{
     SigningKeyId, Timestamp,
 };
 use crate::domain::{LicenseKey, Product, Seats, Terms};
+#[cfg(target_os = "linux")]
+use crate::log::contained::WORKERS;
 
 const SUBJECT: SubjectId = SubjectId::from_bytes([1; 16]);
 const LICENSE: LicenseId = LicenseId::from_bytes([2; 16]);
@@ -280,6 +282,24 @@ fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
         let end = Checkpoint { next: Position(7), last: [9; 32] };
         let applied = views.apply([(Position(6), &new)], end, &|_| Ok(false));
         assert_eq!(applied.is_ok(), is_borne, "{applied:?}");
+    }
+}
+
+/// By that name a panic of such a thread is told from one of ours.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_engines_threads_are_called_what_is_expected() {
+    let place = tempfile::tempdir().unwrap();
+    let _views = Views::open(place.path(), 1 << 20).unwrap();
+    let is_worker = |thread: fs::DirEntry| {
+        let name = fs::read_to_string(thread.path().join("comm"));
+        name.is_ok_and(|name| name.starts_with(WORKERS))
+    };
+    // One has its name once it runs.
+    let begun = std::time::Instant::now();
+    while !fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok).any(is_worker) {
+        assert!(begun.elapsed().as_secs() < 30, "no thread is called {WORKERS}");
+        std::thread::yield_now();
     }
 }
 
