@@ -90,10 +90,10 @@ impl Store {
     /// Writes rows in one atomic batch, the deleted ones as `None`.
     pub(super) fn write(&self, rows: &Rows) -> Result<(), ViewsError> {
         let write = || {
-            self.merges()?;
+            self.persist(PersistMode::Buffer)?;
             while self.engine.rows.l0_table_count() >= MOST_UNMERGED {
                 thread::sleep(POLL);
-                self.merges()?;
+                self.persist(PersistMode::Buffer)?;
             }
             let mut tables = self.engine.rows.start_ingestion()?;
             for (key, value) in rows {
@@ -109,16 +109,15 @@ impl Store {
 
     /// Makes all that was written durable.
     pub(super) fn sync(&self) -> Result<(), ViewsError> {
-        self.noted(self.merges())?;
-        self.noted(self.engine.database.persist(PersistMode::SyncAll))
+        self.noted(self.persist(PersistMode::SyncAll))
     }
 
-    /// An error where tables cannot be merged any more, which nothing else says.
-    fn merges(&self) -> fjall::Result<()> {
+    /// An error too where tables cannot be merged any more, which nothing else says.
+    fn persist(&self, mode: PersistMode) -> fjall::Result<()> {
         if take_worker_panic() {
             return Err(fjall::Error::Poisoned);
         }
-        self.engine.database.persist(PersistMode::Buffer)
+        self.engine.database.persist(mode)
     }
 }
 

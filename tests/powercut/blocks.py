@@ -67,8 +67,8 @@ class Mounted:
         command("losetup", "--detach", self.loop)
 
 
-def record(place, live):
-    """Into `place`: `image` as it was at first, `log` of the writes, and the `history` of what lived."""
+def record(place, scenario):
+    """Into `place`: `image` as it was at first, `log` of the writes, and the `history` of a scenario."""
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         raise NoDisk("this needs root and /dev/fuse")
     shutil.rmtree(place, ignore_errors=True)
@@ -88,14 +88,14 @@ def record(place, live):
             time.sleep(0.05)
         with Mounted(place / "fuse" / "disk", place / "root"):
             os.sync()
-            history = live(place)
+            history = live(place, scenario)
     finally:
         subprocess.run(["umount", place / "fuse"], check=False)
         disk.wait(DEADLINE)
     (place / "history").write_bytes(pickle.dumps(history))
 
 
-def live(place):
+def live(place, scenario):
     launcher = subprocess.Popen(["bash", "-c", LAUNCHER], stdin=subprocess.PIPE, text=True)
 
     def launch(line):
@@ -104,7 +104,7 @@ def live(place):
 
     run = Run(launch, place / "root" / "srv" / "countersign", place / "scratch")
     try:
-        SCENARIOS["life"](run)
+        scenario(run)
     except BaseException:
         run.abandon()
         raise
@@ -207,7 +207,7 @@ def main():
     recording = options.place / "blocks"
     if options.work is None and not options.again:
         try:
-            record(recording, live)
+            record(recording, SCENARIOS["life"])
         except NoDisk as missing:
             print(f"no power cuts by blocks on this machine: {missing}", file=sys.stderr)
             return 1

@@ -14,14 +14,12 @@ import fcntl
 import pathlib
 import pickle
 import struct
-import subprocess
 import sys
 
 import blockdev
 from blockdev import BLOCK
-from blocks import DEADLINE, Mounted, NoDisk, put, record
-from record import LAUNCHER
-from scenario import Run, request_of
+from blocks import Mounted, NoDisk, put, record
+from scenario import request_of
 from server import Refused, Server
 
 # linux/fs.h: which block of the device a block of a file is.
@@ -57,28 +55,15 @@ def fail(run, refusals):
     refused.answer, refused.refused = call.result(), ""
 
 
-def live(place):
-    """A server's life on a disk that refuses; all that it was asked was acknowledged in the end."""
-    launcher = subprocess.Popen(["bash", "-c", LAUNCHER], stdin=subprocess.PIPE, text=True)
-
-    def launch(line):
-        launcher.stdin.write(line + "\n")
-        launcher.stdin.flush()
-
-    run = Run(launch, place / "root" / "srv" / "countersign", place / "scratch")
-    try:
-        run.command("init")
-        run.serve()
-        run.issue("ada@example.com", 1000)
-        for _ in range(TIMES):
-            fail(run, place / "fuse" / blockdev.REFUSALS[1:])
-            run.activate(run.history.licenses[0])
-        run.end()
-    finally:
-        run.abandon()
-        launcher.stdin.close()
-        launcher.wait(DEADLINE)
-    return run.history
+def on_a_disk_that_refuses(run, refusals):
+    """A server's life; all that it was asked was acknowledged in the end."""
+    run.command("init")
+    run.serve()
+    run.issue("ada@example.com", 1000)
+    for _ in range(TIMES):
+        fail(run, refusals)
+        run.activate(run.history.licenses[0])
+    run.end()
 
 
 def lost(place):
@@ -108,7 +93,8 @@ def main():
     parser.add_argument("--must-fail", action="store_true", help="a known-bad server is found out")
     options = parser.parse_args()
     try:
-        record(options.place, live)
+        refusals = options.place / "fuse" / blockdev.REFUSALS[1:]
+        record(options.place, lambda run: on_a_disk_that_refuses(run, refusals))
         missing, count = lost(options.place)
         found = f"{count} activations, {TIMES} of them refused by the disk at first: {missing} lost"
     except NoDisk as no_disk:
