@@ -179,8 +179,8 @@ impl<'a> Layers<'a> {
         range: Range<&[u8]>,
     ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> + use<'a> {
         let (newest, moving) = self.recent(&range);
-        let recent = Recents::new(newest, moving, false).peekable();
-        Merged { recent, stored: self.store.range(range).peekable(), is_reversed: false }
+        let stored = self.store.range(range).map(stored);
+        present(Merged::new(newest, Merged::new(moving, stored, false), false))
     }
 
     /// The rows of a range, last to first.
@@ -189,8 +189,8 @@ impl<'a> Layers<'a> {
         range: Range<&[u8]>,
     ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> + use<'a> {
         let (newest, moving) = self.recent(&range);
-        let recent = Recents::new(newest.rev(), moving.rev(), true).peekable();
-        Merged { recent, stored: self.store.range(range).rev().peekable(), is_reversed: true }
+        let stored = self.store.range(range).rev().map(stored);
+        present(Merged::new(newest.rev(), Merged::new(moving.rev(), stored, true), true))
     }
 
     /// The ids that follow a prefix in the keys of rows.
@@ -206,51 +206,14 @@ impl<'a> Layers<'a> {
         self,
         range: &Range<&[u8]>,
     ) -> (
-        impl DoubleEndedIterator<Item = Row<'a>> + use<'a>,
-        impl DoubleEndedIterator<Item = Row<'a>> + use<'a>,
+        impl DoubleEndedIterator<Item = Row> + use<'a>,
+        impl DoubleEndedIterator<Item = Row> + use<'a>,
     ) {
         static NONE: Rows = Rows::new();
         let bounds = (Bound::Included(range.start), Bound::Excluded(range.end));
-        let row =
-            |(key, value): (&'a Vec<u8>, &'a Option<Vec<u8>>)| (key.as_slice(), value.as_deref());
+        let row = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| Ok((key.clone(), value.clone()));
         let newest = self.newest.range::<[u8], _>(bounds).map(row);
         (newest, self.moving.unwrap_or(&NONE).range::<[u8], _>(bounds).map(row))
-    }
-}
-
-/// A row in memory.
-type Row<'a> = (&'a [u8], Option<&'a [u8]>);
-
-/// The newest rows and those that are moving, both in order; of two with one key the newest.
-struct Recents<N: Iterator, M: Iterator> {
-    newest: Peekable<N>,
-    moving: Peekable<M>,
-    is_reversed: bool,
-}
-
-impl<'a, N: Iterator<Item = Row<'a>>, M: Iterator<Item = Row<'a>>> Recents<N, M> {
-    fn new(newest: N, moving: M, is_reversed: bool) -> Self {
-        Self { newest: newest.peekable(), moving: moving.peekable(), is_reversed }
-    }
-}
-
-impl<'a, N: Iterator<Item = Row<'a>>, M: Iterator<Item = Row<'a>>> Iterator for Recents<N, M> {
-    type Item = Row<'a>;
-
-    fn next(&mut self) -> Option<Row<'a>> {
-        let (Some((newest, _)), Some((moving, _))) = (self.newest.peek(), self.moving.peek())
-        else {
-            return self.newest.next().or_else(|| self.moving.next());
-        };
-        let order = newest.cmp(moving);
-        match if self.is_reversed { order.reverse() } else { order } {
-            Ordering::Less => self.newest.next(),
-            Ordering::Greater => self.moving.next(),
-            Ordering::Equal => {
-                self.moving.next();
-                self.newest.next()
-            }
-        }
     }
 }
 
@@ -261,43 +224,49 @@ fn older(moving: Option<&Rows>, store: &Store, key: &[u8]) -> Result<Option<Vec<
     }
 }
 
-/// Recent rows and stored ones, both in order; of two with one key the recent one.
-struct Merged<R: Iterator, S: Iterator> {
-    recent: Peekable<R>,
-    stored: Peekable<S>,
+/// A row of one layer. `None`: deleted.
+type Row = Result<(Vec<u8>, Option<Vec<u8>>), ViewsError>;
+
+fn stored<B: AsRef<[u8]>>(row: Result<(B, B), ViewsError>) -> Row {
+    row.map(|(key, value)| (key.as_ref().to_vec(), Some(value.as_ref().to_vec())))
+}
+
+/// Those that are not deleted.
+fn present(
+    rows: impl Iterator<Item = Row>,
+) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> {
+    rows.filter_map(|row| row.map(|(key, value)| Some((key, value?))).transpose())
+}
+
+/// The rows of two layers, both in order; of two with one key the upper one.
+struct Merged<U: Iterator, L: Iterator> {
+    upper: Peekable<U>,
+    lower: Peekable<L>,
     is_reversed: bool,
 }
 
-impl<'a, R, S, B> Iterator for Merged<R, S>
-where
-    R: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-    S: Iterator<Item = Result<(B, B), ViewsError>>,
-    B: AsRef<[u8]>,
-{
-    type Item = Result<(Vec<u8>, Vec<u8>), ViewsError>;
+impl<U: Iterator<Item = Row>, L: Iterator<Item = Row>> Merged<U, L> {
+    fn new(upper: U, lower: L, is_reversed: bool) -> Self {
+        Self { upper: upper.peekable(), lower: lower.peekable(), is_reversed }
+    }
+}
 
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let order = match (self.recent.peek(), self.stored.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) | (_, Some(Err(_))) => Ordering::Greater,
-                (Some((recent, _)), Some(Ok((stored, _)))) => {
-                    let order = (*recent).cmp(stored.as_ref());
-                    if self.is_reversed { order.reverse() } else { order }
-                }
-            };
-            if order == Ordering::Greater {
-                let row = self.stored.next()?;
-                return Some(
-                    row.map(|(key, value)| (key.as_ref().to_vec(), value.as_ref().to_vec())),
-                );
-            }
-            if order == Ordering::Equal {
-                self.stored.next();
-            }
-            if let (key, Some(value)) = self.recent.next()? {
-                return Some(Ok((key.to_vec(), value.to_vec())));
+impl<U: Iterator<Item = Row>, L: Iterator<Item = Row>> Iterator for Merged<U, L> {
+    type Item = Row;
+
+    fn next(&mut self) -> Option<Row> {
+        let (Some(Ok((upper, _))), Some(lower)) = (self.upper.peek(), self.lower.peek()) else {
+            return self.upper.next().or_else(|| self.lower.next());
+        };
+        // What cannot be read is told first.
+        let Ok((lower, _)) = lower else { return self.lower.next() };
+        let order = upper.cmp(lower);
+        match if self.is_reversed { order.reverse() } else { order } {
+            Ordering::Less => self.upper.next(),
+            Ordering::Greater => self.lower.next(),
+            Ordering::Equal => {
+                self.lower.next();
+                self.upper.next()
             }
         }
     }
