@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::layers::ChangedLayers;
 use super::row::{
     self, ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
-    NoticeRow, PAGE_ENTRIES, PagesRow, RequestRow, SCHEMA, SubjectRow, unreadable,
+    NoticeRow, Owner, RequestRow, SCHEMA, SubjectRow, unreadable,
 };
 use super::{Checkpoint, ViewsError};
 use crate::domain::{
@@ -177,9 +177,8 @@ impl<'a> Changes<'a> {
             used: 0,
             activations: 0,
             product: product.to_owned(),
-            pages: PagesRow::default(),
         };
-        self.put(row::license(license), &row)?;
+        self.put_owner(row::license(license), license.as_bytes(), row, &[])?;
         let kind = EntryKind::Issued { license: *license.as_bytes() };
         self.of_subject(subject, position, kind, |_| ())
     }
@@ -286,11 +285,12 @@ impl<'a> Changes<'a> {
         kind: EntryKind,
         change: impl FnOnce(&mut LicenseRow) -> Option<()>,
     ) -> Result<(), ViewsError> {
-        let mut row: LicenseRow = self.row(&row::license(id))?;
-        change(&mut row).ok_or_else(unreadable)?;
         let entry = EntryRow { position: position.0, kind };
-        self.entry(id.as_bytes(), &mut row.pages, entry)?;
-        self.put(row::license(id), &row)
+        self.of_owner(row::license(id), id.as_bytes(), entry, |known: Option<Owner<_>>| {
+            let mut license = known?;
+            change(&mut license.row)?;
+            Some(license)
+        })
     }
 
     /// Changes a person and adds to their entries. What is the first of theirs may be anything:
@@ -302,12 +302,29 @@ impl<'a> Changes<'a> {
         kind: EntryKind,
         change: impl FnOnce(&mut SubjectRow),
     ) -> Result<(), ViewsError> {
-        let known = self.rows.all().get::<SubjectRow>(&row::subject(id))?;
-        let mut row = known.unwrap_or_default();
-        change(&mut row);
         let entry = EntryRow { position: position.0, kind };
-        self.entry(id.as_bytes(), &mut row.pages, entry)?;
-        self.put(row::subject(id), &row)
+        self.of_owner(row::subject(id), id.as_bytes(), entry, |known| {
+            let mut subject = known.unwrap_or_else(|| Owner::new(SubjectRow::default()));
+            change(&mut subject.row);
+            Some(subject)
+        })
+    }
+
+    /// Changes the row of a person or a license and adds to its entries. `change` is `None` where the row
+    /// cannot be right.
+    fn of_owner<R: Serialize + DeserializeOwned>(
+        &mut self,
+        key: Vec<u8>,
+        id: &[u8; 16],
+        entry: EntryRow,
+        change: impl FnOnce(Option<Owner<R>>) -> Option<Owner<R>>,
+    ) -> Result<(), ViewsError> {
+        let place = self.rows.bytes(key)?;
+        let known = place.as_deref().map(Owner::read).transpose()?;
+        let mut owner = change(known).ok_or_else(unreadable)?;
+        let page = owner.add(entry)?;
+        *place = Some(owner.to_bytes()?);
+        self.put_page(id, page)
     }
 
     fn request(
@@ -367,10 +384,10 @@ impl<'a> Changes<'a> {
 
     /// Takes what is erased of a person out of the rows: they are as if it had never been read.
     fn forget(&mut self, id: SubjectId) -> Result<(), ViewsError> {
-        let known = self.rows.all().get::<SubjectRow>(&row::subject(id))?;
-        let Some(mut row) = known else { return Ok(()) };
+        let Some(bytes) = self.rows.all().bytes(&row::subject(id))? else { return Ok(()) };
+        let Owner { mut row, newest, .. } = Owner::<SubjectRow>::read(&bytes)?;
         let mut kept = Vec::new();
-        for entry in self.take_entries(id.as_bytes())? {
+        for entry in self.take_entries(id.as_bytes(), &newest)? {
             let is_erased = (self.is_erased)(Position(entry.position))?;
             match entry.kind {
                 EntryKind::Issued { license } => {
@@ -398,14 +415,14 @@ impl<'a> Changes<'a> {
                 *position = None;
             }
         }
-        self.put_entries(id.as_bytes(), &mut row.pages, &kept)?;
-        self.put(row::subject(id), &row)
+        self.put_owner(row::subject(id), id.as_bytes(), row, &kept)
     }
 
     fn forget_license(&mut self, id: LicenseId, is_erased: bool) -> Result<(), ViewsError> {
-        let mut row: LicenseRow = self.row(&row::license(id))?;
+        let bytes = self.rows.all().bytes(&row::license(id))?.ok_or_else(unreadable)?;
+        let Owner { mut row, newest, .. } = Owner::<LicenseRow>::read(&bytes)?;
         let mut kept = Vec::new();
-        for entry in self.take_entries(id.as_bytes())? {
+        for entry in self.take_entries(id.as_bytes(), &newest)? {
             if !(self.is_erased)(Position(entry.position))? {
                 kept.push(entry);
                 continue;
@@ -426,12 +443,15 @@ impl<'a> Changes<'a> {
             self.delete(row::license(id));
             return Ok(());
         }
-        self.put_entries(id.as_bytes(), &mut row.pages, &kept)?;
-        self.put(row::license(id), &row)
+        self.put_owner(row::license(id), id.as_bytes(), row, &kept)
     }
 
     /// All entries of an owner, whose pages are gone afterwards.
-    fn take_entries(&mut self, owner: &[u8; 16]) -> Result<Vec<EntryRow>, ViewsError> {
+    fn take_entries(
+        &mut self,
+        owner: &[u8; 16],
+        newest: &[u8],
+    ) -> Result<Vec<EntryRow>, ViewsError> {
         let (first, end) = (row::page(owner, Position::ZERO), row::pages_end(owner));
         let pages: Vec<_> = self.rows.all().range(&first..&end).collect::<Result<_, _>>()?;
         let mut entries = Vec::new();
@@ -439,34 +459,31 @@ impl<'a> Changes<'a> {
             entries.extend(row::read_entry_rows(&page)?);
             self.delete(key);
         }
+        entries.extend(row::read_entry_rows(newest)?);
         Ok(entries)
     }
 
-    fn put_entries(
+    /// Puts the row of a person or a license, with the entries that it has.
+    fn put_owner<R: Serialize>(
         &mut self,
-        owner: &[u8; 16],
-        pages: &mut PagesRow,
+        key: Vec<u8>,
+        id: &[u8; 16],
+        row: R,
         entries: &[EntryRow],
     ) -> Result<(), ViewsError> {
-        *pages = PagesRow::default();
-        entries.iter().try_for_each(|entry| self.entry(owner, pages, *entry))
+        let mut owner = Owner::new(row);
+        for entry in entries {
+            let page = owner.add(*entry)?;
+            self.put_page(id, page)?;
+        }
+        self.rows.newest.insert(key, Some(owner.to_bytes()?));
+        Ok(())
     }
 
-    /// Adds to the newest page, or begins one.
-    fn entry(
-        &mut self,
-        owner: &[u8; 16],
-        pages: &mut PagesRow,
-        entry: EntryRow,
-    ) -> Result<(), ViewsError> {
-        if matches!(pages.entries, 0 | PAGE_ENTRIES) {
-            *pages = PagesRow { newest: entry.position, entries: 0 };
-            self.rows.newest.insert(row::page(owner, Position(pages.newest)), Some(Vec::new()));
+    fn put_page(&mut self, owner: &[u8; 16], page: Option<Vec<u8>>) -> Result<(), ViewsError> {
+        if let Some(page) = page {
+            self.rows.newest.insert(row::page_of(owner, &page)?, Some(page));
         }
-        pages.entries = pages.entries.checked_add(1).ok_or_else(unreadable)?;
-        let page = self.rows.bytes(row::page(owner, Position(pages.newest)))?.as_mut();
-        let page = page.ok_or_else(unreadable)?;
-        *page = postcard::to_extend(&entry, std::mem::take(page)).map_err(|_| unreadable())?;
         Ok(())
     }
 

@@ -173,6 +173,14 @@ impl<'a> Layers<'a> {
         older(self.moving, self.store, key)?.as_deref().map(read).transpose()
     }
 
+    /// A row's bytes.
+    pub(super) fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ViewsError> {
+        match self.newest.get(key) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => older(self.moving, self.store, key),
+        }
+    }
+
     /// The rows of a range, first to last.
     pub(super) fn range(
         self,

@@ -30,7 +30,7 @@ use crate::log::record::RecordHash;
 use changes::Changes;
 use layers::Recent;
 use row::{
-    ActivationRow, CheckpointRow, CountsRow, EntryKind, ErasureRow, LicenseRow, NoticeRow,
+    ActivationRow, CheckpointRow, CountsRow, EntryKind, ErasureRow, LicenseRow, NoticeRow, Owner,
     RequestRow, SCHEMA, SubjectRow, read, read_entry_rows, unreadable,
 };
 use store::Store;
@@ -360,7 +360,7 @@ impl Views {
         from: Position,
         limit: usize,
     ) -> Result<Vec<Entry>, ViewsError> {
-        self.entries(id.as_bytes(), from, limit)
+        self.entries::<SubjectRow>(&row::subject(id), id.as_bytes(), from, limit)
     }
 
     /// At most `limit` of a license's events from a position on, its issue aside.
@@ -370,7 +370,7 @@ impl Views {
         from: Position,
         limit: usize,
     ) -> Result<Vec<Entry>, ViewsError> {
-        self.entries(id.as_bytes(), from, limit)
+        self.entries::<LicenseRow>(&row::license(id), id.as_bytes(), from, limit)
     }
 
     /// The newest activations of a license, newest first.
@@ -380,40 +380,53 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<ActivationId>, ViewsError> {
         let recent = self.read_recent();
-        let (first, end) =
-            (row::page(id.as_bytes(), Position::ZERO), row::pages_end(id.as_bytes()));
-        let mut newest = Vec::new();
-        for page in recent.layers(&self.store)?.range_back(&first..&end) {
-            newest.extend(read_page(&page?.1)?.rev().filter_map(|entry| entry.activated));
-            if newest.len() >= limit {
-                break;
+        let layers = recent.layers(&self.store)?;
+        let Some(bytes) = layers.bytes(&row::license(id))? else { return Ok(Vec::new()) };
+        let license = Owner::<LicenseRow>::read(&bytes)?;
+        let activated = |entry: Entry| entry.activated;
+        let mut newest: Vec<_> = read_page(&license.newest)?.rev().filter_map(activated).collect();
+        if newest.len() < limit && license.entries.pages > 0 {
+            let (first, end) =
+                (row::page(id.as_bytes(), Position::ZERO), row::pages_end(id.as_bytes()));
+            for page in layers.range_back(&first..&end) {
+                newest.extend(read_page(&page?.1)?.rev().filter_map(activated));
+                if newest.len() >= limit {
+                    break;
+                }
             }
         }
         newest.truncate(limit);
         Ok(newest)
     }
 
-    fn entries(
+    fn entries<R: DeserializeOwned>(
         &self,
+        key: &[u8],
         owner: &[u8; 16],
         from: Position,
         limit: usize,
     ) -> Result<Vec<Entry>, ViewsError> {
         let recent = self.read_recent();
         let layers = recent.layers(&self.store)?;
-        // The page that `from` is in begins at it or before.
-        let mut first = row::page(owner, from);
-        let before = layers.range_back(&row::page(owner, Position::ZERO)..&first).next();
-        if let Some((key, _)) = before.transpose()? {
-            first = key;
-        }
+        let Some(bytes) = layers.bytes(key)? else { return Ok(Vec::new()) };
+        let Owner { entries: count, newest, .. } = Owner::<R>::read(&bytes)?;
+        let mut newest = read_page(&newest)?.peekable();
         let mut entries = Vec::new();
-        for page in layers.range(&first..&row::pages_end(owner)) {
-            entries.extend(read_page(&page?.1)?.filter(|entry| entry.position >= from));
-            if entries.len() >= limit {
-                break;
+        if count.pages > 0 && newest.peek().is_none_or(|first| from < first.position) {
+            // The page that `from` is in begins at it or before.
+            let mut first = row::page(owner, from);
+            let before = layers.range_back(&row::page(owner, Position::ZERO)..&first).next();
+            if let Some((key, _)) = before.transpose()? {
+                first = key;
+            }
+            for page in layers.range(&first..&row::pages_end(owner)) {
+                entries.extend(read_page(&page?.1)?.filter(|entry| entry.position >= from));
+                if entries.len() >= limit {
+                    break;
+                }
             }
         }
+        entries.extend(newest.filter(|entry| entry.position >= from));
         entries.truncate(limit);
         Ok(entries)
     }

@@ -11,7 +11,7 @@ use crate::domain::{
 };
 
 /// A change of any row or key. Views of another version are rebuilt.
-pub(super) const SCHEMA: u32 = 8;
+pub(super) const SCHEMA: u32 = 9;
 
 /// How far the log is in the views.
 #[derive(Serialize, Deserialize)]
@@ -31,7 +31,6 @@ pub(super) struct LicenseRow {
     pub(super) used: u32,
     pub(super) activations: u64,
     pub(super) product: String,
-    pub(super) pages: PagesRow,
 }
 
 #[derive(Serialize, Deserialize, Clone)]
@@ -47,7 +46,6 @@ pub(super) struct SubjectRow {
     pub(super) name: Option<u64>,
     pub(super) restricted: bool,
     pub(super) held: bool,
-    pub(super) pages: PagesRow,
 }
 
 impl SubjectRow {
@@ -79,15 +77,6 @@ pub(super) struct ErasureRow {
     pub(super) is_final: Option<u64>,
 }
 
-/// The pages of an owner's entries: of a person or a license.
-#[derive(Serialize, Deserialize, Clone, Default)]
-pub(super) struct PagesRow {
-    /// The position of the newest page's first entry.
-    pub(super) newest: u64,
-    /// How many entries the newest page has; none where there is no page.
-    pub(super) entries: u8,
-}
-
 /// A notice that has not come to its end.
 #[derive(Serialize, Deserialize)]
 pub(super) struct NoticeRow {
@@ -105,8 +94,67 @@ pub(super) struct CountsRow {
 }
 
 /// How many entries a page has. The engine's cost is by the row, so that a row for each entry would make
-/// up half of what an activation costs the views; longer pages would be rewritten for too long.
+/// up half of what an activation costs the views; what is longer would be rewritten for too long.
 pub(super) const PAGE_ENTRIES: u8 = 32;
+
+/// The row of a person or a license, whose entries these are. The newest are in the same bytes, behind it:
+/// whoever changes the row adds to them. Once there are enough they become a page, a row of its own.
+pub(super) struct Owner<R> {
+    pub(super) row: R,
+    pub(super) entries: EntriesRow,
+    /// As in a page.
+    pub(super) newest: Vec<u8>,
+}
+
+/// What an owner without entries mostly fits into.
+const OWNER_BYTES: usize = 64;
+
+/// How many entries an owner has.
+#[derive(Serialize, Deserialize, Clone, Copy, Default)]
+pub(super) struct EntriesRow {
+    pub(super) pages: u32,
+    /// Those that are in no page yet.
+    pub(super) newest: u8,
+}
+
+impl<R> Owner<R> {
+    /// One who has no entries.
+    pub(super) fn new(row: R) -> Self {
+        Self { row, entries: EntriesRow::default(), newest: Vec::new() }
+    }
+
+    /// Adds an entry; gives those before it, where they are a page now.
+    pub(super) fn add(&mut self, entry: EntryRow) -> Result<Option<Vec<u8>>, ViewsError> {
+        let mut page = None;
+        if self.entries.newest == PAGE_ENTRIES {
+            self.entries.pages = self.entries.pages.checked_add(1).ok_or_else(unreadable)?;
+            self.entries.newest = 0;
+            page = Some(std::mem::take(&mut self.newest));
+        }
+        self.entries.newest = self.entries.newest.checked_add(1).ok_or_else(unreadable)?;
+        let newest = std::mem::take(&mut self.newest);
+        self.newest = postcard::to_extend(&entry, newest).map_err(|_| unreadable())?;
+        Ok(page)
+    }
+}
+
+impl<R: DeserializeOwned> Owner<R> {
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, ViewsError> {
+        let ((row, entries), newest) =
+            postcard::take_from_bytes(bytes).map_err(|_| unreadable())?;
+        Ok(Self { row, entries, newest: newest.to_vec() })
+    }
+}
+
+impl<R: Serialize> Owner<R> {
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, ViewsError> {
+        let bytes = Vec::with_capacity(OWNER_BYTES + self.newest.len());
+        let head = &(&self.row, self.entries);
+        let mut bytes = postcard::to_extend(head, bytes).map_err(|_| unreadable())?;
+        bytes.extend_from_slice(&self.newest);
+        Ok(bytes)
+    }
+}
 
 /// One event of a person or of a license. A page is some of them, one after the other.
 #[derive(Serialize, Deserialize, Clone, Copy)]
@@ -261,6 +309,12 @@ pub(super) fn read_entry_rows(mut bytes: &[u8]) -> Result<Vec<EntryRow>, ViewsEr
         entries.push(row);
     }
     Ok(entries)
+}
+
+/// The page of an owner that these entries are.
+pub(super) fn page_of(owner: &[u8; 16], entries: &[u8]) -> Result<Vec<u8>, ViewsError> {
+    let (first, _) = postcard::take_from_bytes::<EntryRow>(entries).map_err(|_| unreadable())?;
+    Ok(page(owner, Position(first.position)))
 }
 
 /// Reads a row.

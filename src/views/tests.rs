@@ -1,3 +1,4 @@
+use super::row::EntriesRow;
 use super::*;
 use crate::domain::{
     Authority, Change, Counts, Email, ErasureReason, Notice, NoticeOutcome, RecipientName,
@@ -247,8 +248,9 @@ fn distrusted_views_do_not_open() {
 #[test]
 fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
     let (day, product) = (Day(0), "p");
-    let full = CountsRow { activations: u32::MAX, ..CountsRow::default() };
-    let counts = (row::counts(row::UNCOUNTED, day, product), postcard::to_stdvec(&full).unwrap());
+    let counts_full = CountsRow { activations: u32::MAX, ..CountsRow::default() };
+    let counts =
+        (row::counts(row::UNCOUNTED, day, product), postcard::to_stdvec(&counts_full).unwrap());
     let license = |activations, entries| {
         let row = LicenseRow {
             subject: *SUBJECT.as_bytes(),
@@ -257,10 +259,13 @@ fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
             used: 1,
             activations,
             product: product.to_owned(),
-            pages: row::PagesRow { newest: 2, entries },
         };
-        (row::license(LICENSE), postcard::to_stdvec(&row).unwrap())
+        let mut owner = Owner::new(row);
+        owner.entries = entries;
+        (row::license(LICENSE), owner.to_bytes().unwrap())
     };
+    let entries = |pages, newest| EntriesRow { pages, newest };
+    let full = row::PAGE_ENTRIES;
     let new = Event::Activated {
         license: LICENSE,
         activation: activation(12),
@@ -269,9 +274,12 @@ fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
         at: Timestamp::from_millis(0).unwrap(),
     };
     for (damaged, is_borne) in [
-        (license(2, 4), true),
-        (license(u64::MAX, 4), false),
-        (license(2, u8::MAX), false),
+        (license(2, entries(0, 4)), true),
+        (license(u64::MAX, entries(0, 4)), false),
+        (license(2, entries(0, u8::MAX)), false),
+        // So many are not there.
+        (license(2, entries(0, full)), false),
+        (license(2, entries(u32::MAX, full)), false),
         (counts, false),
     ] {
         let place = tempfile::tempdir().unwrap();
