@@ -2,7 +2,7 @@ use super::row::EntriesRow;
 use super::*;
 use crate::domain::{
     Authority, Change, Counts, Email, ErasureReason, Notice, NoticeOutcome, RecipientName,
-    SigningKeyId, Timestamp,
+    RestrictionKind, SigningKeyId, Timestamp,
 };
 use crate::domain::{LicenseKey, Product, Seats, Terms};
 #[cfg(target_os = "linux")]
@@ -180,6 +180,78 @@ fn what_is_erased_is_as_if_it_had_never_been_read() {
         assert_eq!(subject.is_some(), gone.len() < 6);
         assert_eq!(subject.and_then(|subject| subject.email).is_some(), gone[0] != 0);
         assert_eq!(live.activation(activation(10)).unwrap().is_some(), gone == [0]);
+    }
+}
+
+#[test]
+fn entries_are_in_order_wherever_a_page_ends_and_whatever_is_erased_of_them() {
+    let place = tempfile::tempdir().unwrap();
+    let at = Timestamp::from_millis(0).unwrap();
+    let (erasure, reason) = (ErasureId::from_bytes([7; 16]), ErasureReason::Request);
+    let authority = Authority::default();
+    let counts = vec![(Product::parse("p").unwrap(), Counts::default())];
+    let ends = [
+        Event::ErasureBegun { erasure, subject: SUBJECT, reason, authority, at },
+        Event::DayClosed { day: Day(0), counts, at },
+        Event::DataErased { erasure, subject: SUBJECT, reason, records: vec![], epoch: 1, at },
+    ];
+    // An entry of the license and one of the person in turn, up to where pages of the license end, and around.
+    let pair = |number| {
+        let (kind, signing_key) = (RestrictionKind::LegalHold, SigningKeyId::from_bytes([0; 32]));
+        let (license, activation) = (LICENSE, activation(number));
+        [
+            Event::Activated { license, activation, signing_key, lease_until: None, at },
+            Event::RestrictionChanged { subject: SUBJECT, kind, holds: true, at },
+        ]
+    };
+    let page = row::PAGE_ENTRIES;
+    for count in [page - 1, page, page + 1, 3 * page, 3 * page + 1] {
+        let begin = events().into_iter().take(2).map(|(_, event)| event);
+        let events = begin.chain((0..count).flat_map(pair)).chain(ends.clone());
+        let events: Vec<_> = (0..).map(Position).zip(events).collect();
+        let end = Checkpoint { next: Position(events.len() as u64), last: [9; 32] };
+        let (before, ends) = events.split_at(events.len() - ends.len());
+        let live = Views::open(&place.path().join(count.to_string()), 1 << 20).unwrap();
+        take(&live, pairs(before));
+
+        let assert_entries = |is_kept: &dyn Fn(u64) -> bool| {
+            let all = || (2..2 + 2 * u64::from(count)).filter(|position| is_kept(*position));
+            let of_license: Vec<_> = all().filter(|position| position % 2 == 0).collect();
+            let of_subject: Vec<_> =
+                [0, 1].into_iter().chain(all().filter(|position| position % 2 == 1)).collect();
+            for from in 0..before.len() as u64 {
+                for limit in [1, 2, 40, usize::MAX] {
+                    let expected = |entries: &[u64]| -> Vec<u64> {
+                        let after = entries.iter().filter(|position| **position >= from);
+                        after.copied().take(limit).collect()
+                    };
+                    let found = |entries: Result<Vec<Entry>, ViewsError>| -> Vec<u64> {
+                        entries.unwrap().iter().map(|entry| entry.position.0).collect()
+                    };
+                    let from = Position(from);
+                    let license = live.license_entries(LICENSE, from, limit);
+                    assert_eq!(found(license), expected(&of_license), "{limit} from {from}");
+                    let subject = live.subject_entries(SUBJECT, from, limit);
+                    assert_eq!(found(subject), expected(&of_subject), "{limit} from {from}");
+                }
+            }
+            let number = |position: &u64| activation(u8::try_from((position - 2) / 2).unwrap());
+            for limit in [1, usize::from(page), usize::from(page) + 1, usize::MAX] {
+                let newest: Vec<_> = of_license.iter().rev().map(number).take(limit).collect();
+                assert_eq!(live.newest_activations(LICENSE, limit).unwrap(), newest);
+            }
+        };
+        assert_entries(&|_| true);
+
+        // Of both some are erased.
+        let is_kept = |position: u64| position < 2 || position % 3 != 2;
+        let is_erased = |position: Position| Ok(!is_kept(position.0));
+        live.apply(pairs(ends), end, &is_erased).unwrap();
+        assert_entries(&is_kept);
+        let rebuilt = Views::open(&place.path().join(format!("{count} again")), 1 << 20).unwrap();
+        let kept: Vec<_> = before.iter().filter(|(at, _)| is_kept(at.0)).cloned().collect();
+        rebuilt.apply(pairs(&kept).chain(pairs(ends)), end, &is_erased).unwrap();
+        assert!(live.same_as(&rebuilt).unwrap(), "{count}");
     }
 }
 
