@@ -137,6 +137,9 @@ async fn seen(server: &Server) -> Vec<Result<GetHistoryResponse, String>> {
     seen
 }
 
+/// As long is each slot of the vault.
+const SLOT_BYTES: usize = 128;
+
 /// What a flip must leave as it is.
 struct Known {
     activations: Vec<Acknowledged>,
@@ -215,14 +218,16 @@ impl Trials {
     }
 
     /// Starts a server on what is there, and says what came of it, or what is wrong with that.
-    async fn outcome(&self, name: &str, known: &Known) -> Result<Outcome, String> {
+    async fn outcome(&self, name: &str, byte: usize, known: &Known) -> Result<Outcome, String> {
         let mut server = match self.place.try_start() {
             Ok(server) => server,
-            Err((Some(1), log)) if is_helpful(&log) && names_slot(name, &log) => {
+            Err((Some(1), log)) if is_helpful(&log) && names_slot(name, byte, &log) => {
                 return Ok(Outcome::Detected);
             }
             // What is only found when the views are open is healed by the next start.
-            Err((Some(1), log)) if log.contains("and they are rebuilt") => {
+            Err((Some(1), log))
+                if log.contains("and they are rebuilt") && !log.contains("panicked") =>
+            {
                 self.place.try_start().map_err(|(code, log)| format!("{code:?} again: {log}"))?
             }
             Err((code, log)) => return Err(format!("exit code {code:?}, no help in: {log}")),
@@ -265,7 +270,7 @@ impl Trials {
     fn count_named(&mut self) {
         let log = fs::read_to_string(self.place.log_path()).unwrap();
         self.detected[0] += 1;
-        self.detected[1] += u32::from(log.contains("position"));
+        self.detected[1] += u32::from(names_position(&log));
     }
 
     /// How often views that were damaged were built again.
@@ -284,8 +289,14 @@ impl Trials {
 }
 
 /// What is damaged in the vault is named by its slot.
-fn names_slot(name: &str, log: &str) -> bool {
-    name != "data/vault" || log.contains("slot ")
+fn names_slot(name: &str, byte: usize, log: &str) -> bool {
+    name != "data/vault" || log.contains(&format!("slot {} of the vault", byte / SLOT_BYTES))
+}
+
+/// Whether a record is named by its number.
+fn names_position(log: &str) -> bool {
+    let mut rest = log.split("position ").skip(1);
+    rest.any(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 /// Whether a refusal names what is damaged and says what to do, and is no panic.
@@ -363,7 +374,7 @@ async fn try_flips(place: Place, known: &Known, more: u64) {
     let mut failures = Vec::new();
     for trial in 0..setting("COUNTERSIGN_FLIPS", FLIPS).div_ceil(3) {
         let (name, byte) = trials.flip();
-        match trials.outcome(&name, known).await {
+        match trials.outcome(&name, byte, known).await {
             Ok(outcome) => {
                 if outcome == Outcome::Detected && name == "data/log/db" {
                     trials.count_named();

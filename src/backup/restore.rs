@@ -232,9 +232,37 @@ fn exchange(one: &Path, other: &Path) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 use exchange_in_steps as exchange;
 
+/// Where it fails, both have the names that they had.
 fn exchange_in_steps(one: &Path, other: &Path) -> io::Result<()> {
     let between = one.with_extension("exchanged");
     fs::rename(other, &between)?;
-    fs::rename(one, other)?;
+    let exchanged = fs::rename(one, other);
+    if exchanged.is_err() {
+        fs::rename(&between, other)?;
+        return exchanged;
+    }
     fs::rename(&between, one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exchange_in_steps_is_one_or_none() {
+        let place = tempfile::tempdir().unwrap();
+        let (one, other) = (place.path().join("data.one"), place.path().join("data"));
+        for (path, what) in [(&one, "restored"), (&other, "before")] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("what"), what).unwrap();
+        }
+        let names = || fs::read_dir(&place).unwrap().count();
+        let what = |path: &Path| fs::read_to_string(path.join("what")).unwrap();
+        exchange_in_steps(&one, &other).unwrap();
+        assert_eq!((what(&one), what(&other), names()), ("before".into(), "restored".into(), 2));
+
+        fs::remove_dir_all(&one).unwrap();
+        assert!(exchange_in_steps(&one, &other).is_err());
+        assert_eq!((what(&other), names()), ("restored".into(), 1));
+    }
 }

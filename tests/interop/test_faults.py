@@ -467,3 +467,28 @@ def test_whichever_call_of_a_command_fails_nothing_acknowledged_is_lost(tmp_path
         print(f"{' '.join(command)}, {call} {error} on {file}: exit code {code}, {count} times")
     assert outcomes, "nothing failed"
     assert not wrong, f"{len(wrong)} of {len(wrong) + sum(outcomes.values())}:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("error", ("EIO", "EINVAL"))
+def test_a_restore_that_cannot_exchange_the_data_leaves_it_or_does_so_in_steps(
+    tmp_path, shim, error
+):
+    """The exchange goes to the kernel past the C library, and fails there."""
+    whole = tmp_path / "whole"
+    history = History(whole, is_long=False)
+    server = FaultyServer(tmp_path / "data", whole, shim, "rename", 0, "EIO")
+    inject = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"inject=renameat2:error={error}"]
+    binary = os.environ["COUNTERSIGN_BIN"]
+    restore = ["--dir", server.directory, "restore", server.directory / history.copy]
+    ran = subprocess.run([*inject, binary, *restore], capture_output=True, text=True)
+    names = {path.name for path in server.directory.iterdir()}
+    if error == "EIO":
+        assert ran.returncode == 1 and HELP.search(ran.stderr), ran.stderr
+        assert not any(name.startswith("data.before-restore") for name in names), names
+    else:
+        assert ran.returncode == 0, ran.stderr
+        assert "data.before-restore-1" in names, names
+    server.start()
+    check_restart(server, Life(server, history))
+    server.stop()
+    server.process.stdout.close()

@@ -6,9 +6,9 @@
 //! what a call that was not answered did may have happened. A torn append leaves a beginning too, which
 //! is cut off when the log is opened the next time; until then nobody may go on with the log.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use countersign::domain::{LicenseId, NoticeId, Position, SubjectId};
@@ -56,6 +56,31 @@ pub(crate) enum Fault {
     Slow(When, Meanwhile),
 }
 
+impl Fault {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Crash(_) => "crashes",
+            Self::Fail(_) => "failed calls",
+            Self::Lost(_) => "lost replies",
+            Self::Slow(..) => "slow calls",
+        }
+    }
+}
+
+/// How often what took place.
+pub(crate) type Tally = BTreeMap<&'static str, u64>;
+
+/// What must take place in a whole run.
+pub(crate) const KINDS: [&str; 7] = [
+    "crashes",
+    "failed calls",
+    "lost replies",
+    "slow calls",
+    "conflicts",
+    "torn appends cut off",
+    "clients who gave up",
+];
+
 /// Which calls are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counted {
@@ -78,7 +103,7 @@ enum Call {
 #[derive(Default)]
 pub(crate) struct Faults {
     schedule: Mutex<Schedule>,
-    slow: AtomicU64,
+    tally: Mutex<Tally>,
 }
 
 #[derive(Default)]
@@ -112,9 +137,13 @@ impl Faults {
         lock(&self.schedule).has_struck
     }
 
-    /// How many calls were slow.
-    pub(crate) fn slow(&self) -> u64 {
-        self.slow.load(Ordering::Relaxed)
+    /// What took place so far.
+    pub(crate) fn tally(&self) -> Tally {
+        lock(&self.tally).clone()
+    }
+
+    fn count(&self, kind: &'static str) {
+        *lock(&self.tally).entry(kind).or_default() += 1;
     }
 
     fn due(&self, call: Call) -> Option<Fault> {
@@ -133,7 +162,7 @@ impl Faults {
             return None;
         }
         let (_, _, fault) = schedule.armed.take()?;
-        self.slow.fetch_add(u64::from(matches!(fault, Fault::Slow(..))), Ordering::Relaxed);
+        self.count(fault.kind());
         schedule.has_struck |= matches!(fault, Fault::Crash(_) | Fault::Fail(_));
         Some(fault)
     }
@@ -212,8 +241,12 @@ impl SimLog {
             return Ok(Append::Unknown);
         }
         let appended = self.log.append(expected, records)?;
-        if appended == Append::Appended {
-            lock(&self.witness).appended(expected, records, self.vault.as_ref());
+        match appended {
+            Append::Appended => {
+                lock(&self.witness).appended(expected, records, self.vault.as_ref());
+            }
+            Append::Conflict { .. } => self.faults.count("conflicts"),
+            Append::Unknown => {}
         }
         Ok(appended)
     }

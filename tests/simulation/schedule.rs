@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::clients::{Asked, Clients, Refusal, Scene};
-use crate::faults::{Counted, Fault, Left, When, lock};
+use crate::faults::{Counted, Fault, Left, Tally, When, lock};
 use crate::model::Model;
 use crate::picture::picture;
 use crate::server::{Ask, Outcome, Server, Waiters, World};
@@ -27,9 +27,7 @@ pub(crate) struct End {
     pub(crate) head: Position,
     pub(crate) root: Root,
     pub(crate) ends: u32,
-    pub(crate) torn: u64,
-    pub(crate) slow: u64,
-    pub(crate) gave_up: u64,
+    pub(crate) tally: Tally,
 }
 
 /// Runs a seed. Panics where a promise is broken.
@@ -387,8 +385,12 @@ impl Run {
         let witness = lock(&self.world.witness);
         let (head, root) = (witness.head(), witness.root(witness.head()));
         let torn = self.world.cut_off.load(Ordering::Relaxed);
-        let slow = self.servers.iter().map(|server| lock(server).faults.slow()).sum();
-        End { head, root, ends: self.ends, torn, slow, gave_up: self.gave_up }
+        let mut tally =
+            Tally::from([("torn appends cut off", torn), ("clients who gave up", self.gave_up)]);
+        for (kind, count) in self.servers.iter().flat_map(|server| lock(server).faults.tally()) {
+            *tally.entry(kind).or_default() += count;
+        }
+        End { head, root, ends: self.ends, tally }
     }
 }
 
