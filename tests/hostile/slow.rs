@@ -130,29 +130,35 @@ fn keys_call() -> Vec<u8> {
         .concat()
 }
 
+/// Turned out where apps are served, and where staff are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_clients_are_turned_out() {
     let watched = Watched::start("").await;
-    let target = Target::of(&watched.server);
-    let attack = async {
-        let mut clients = JoinSet::new();
-        for (kind, slow) in ALL.into_iter().enumerate() {
-            for _ in 0..OF_EACH {
-                let target = target.clone();
-                clients.spawn(async move {
-                    let out = timeout(FOREVER, be(slow, &target, attacker(kind))).await;
-                    let took = out.unwrap_or_else(|_| panic!("{slow:?} is still there"));
-                    assert!(took < OUT, "{slow:?} was out after {took:?}");
-                    (slow, took)
-                });
+    let server = &watched.server;
+    for (target, name) in [
+        (Target::of(server), "slow clients"),
+        (Target::of_staff(server, "support"), "slow clients of the staff's port"),
+    ] {
+        let attack = async {
+            let mut clients = JoinSet::new();
+            for (kind, slow) in ALL.into_iter().enumerate() {
+                for _ in 0..OF_EACH {
+                    let target = target.clone();
+                    clients.spawn(async move {
+                        let out = timeout(FOREVER, be(slow, &target, attacker(kind))).await;
+                        let took = out.unwrap_or_else(|_| panic!("{slow:?} is still there"));
+                        assert!(took < OUT, "{slow:?} was out after {took:?}");
+                        (slow, took)
+                    });
+                }
             }
+            clients.join_all().await
+        };
+        let out = watched.bears(name, ALL.len() * OF_EACH + 16, attack).await;
+        for kind in ALL {
+            let same = out.iter().filter(|(slow, _)| format!("{slow:?}") == format!("{kind:?}"));
+            println!("{kind:?}: out after {:.1?}", same.map(|(_, took)| took).max().unwrap());
         }
-        clients.join_all().await
-    };
-    let out = watched.bears("slow clients", ALL.len() * OF_EACH + 16, attack).await;
-    for kind in ALL {
-        let same = out.iter().filter(|(slow, _)| format!("{slow:?}") == format!("{kind:?}"));
-        println!("{kind:?}: out after {:.1?}", same.map(|(_, took)| took).max().unwrap());
+        watched.is_alone().await;
     }
-    watched.is_alone().await;
 }
