@@ -385,9 +385,9 @@ impl<'a> Changes<'a> {
     /// Takes what is erased of a person out of the rows: they are as if it had never been read.
     fn forget(&mut self, id: SubjectId) -> Result<(), ViewsError> {
         let Some(bytes) = self.rows.all().bytes(&row::subject(id))? else { return Ok(()) };
-        let Owner { mut row, newest, .. } = Owner::<SubjectRow>::read(&bytes)?;
+        let owner = Owner::<SubjectRow>::read(&bytes)?;
         let mut kept = Vec::new();
-        for entry in self.take_entries(id.as_bytes(), &newest)? {
+        for entry in self.take_entries(id.as_bytes(), &owner)? {
             let is_erased = (self.is_erased)(Position(entry.position))?;
             match entry.kind {
                 EntryKind::Issued { license } => {
@@ -408,6 +408,7 @@ impl<'a> Changes<'a> {
             self.delete(row::subject(id));
             return self.forget_person(id);
         }
+        let mut row = owner.row;
         for position in [&mut row.email, &mut row.name] {
             if let Some(at) = *position
                 && (self.is_erased)(Position(at))?
@@ -420,9 +421,10 @@ impl<'a> Changes<'a> {
 
     fn forget_license(&mut self, id: LicenseId, is_erased: bool) -> Result<(), ViewsError> {
         let bytes = self.rows.all().bytes(&row::license(id))?.ok_or_else(unreadable)?;
-        let Owner { mut row, newest, .. } = Owner::<LicenseRow>::read(&bytes)?;
-        let mut kept = Vec::new();
-        for entry in self.take_entries(id.as_bytes(), &newest)? {
+        let owner = Owner::<LicenseRow>::read(&bytes)?;
+        let entries = self.take_entries(id.as_bytes(), &owner)?;
+        let (mut row, mut kept) = (owner.row, Vec::new());
+        for entry in entries {
             if !(self.is_erased)(Position(entry.position))? {
                 kept.push(entry);
                 continue;
@@ -447,19 +449,22 @@ impl<'a> Changes<'a> {
     }
 
     /// All entries of an owner, whose pages are gone afterwards.
-    fn take_entries(
+    fn take_entries<R>(
         &mut self,
-        owner: &[u8; 16],
-        newest: &[u8],
+        id: &[u8; 16],
+        owner: &Owner<R>,
     ) -> Result<Vec<EntryRow>, ViewsError> {
-        let (first, end) = (row::page(owner, Position::ZERO), row::pages_end(owner));
+        let (first, end) = (row::page(id, Position::ZERO), row::pages_end(id));
         let pages: Vec<_> = self.rows.all().range(&first..&end).collect::<Result<_, _>>()?;
+        if pages.len() as u64 != u64::from(owner.entries.pages) {
+            return Err(unreadable());
+        }
         let mut entries = Vec::new();
         for (key, page) in pages {
             entries.extend(row::read_entry_rows(&page)?);
             self.delete(key);
         }
-        entries.extend(row::read_entry_rows(newest)?);
+        entries.extend(owner.newest_rows()?);
         Ok(entries)
     }
 

@@ -30,8 +30,8 @@ use crate::log::record::RecordHash;
 use changes::Changes;
 use layers::Recent;
 use row::{
-    ActivationRow, CheckpointRow, CountsRow, EntryKind, ErasureRow, LicenseRow, NoticeRow, Owner,
-    RequestRow, SCHEMA, SubjectRow, read, read_entry_rows, unreadable,
+    ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
+    NoticeRow, Owner, RequestRow, SCHEMA, SubjectRow, read, read_entry_rows, unreadable,
 };
 use store::Store;
 
@@ -384,7 +384,13 @@ impl Views {
         let Some(bytes) = layers.bytes(&row::license(id))? else { return Ok(Vec::new()) };
         let license = Owner::<LicenseRow>::read(&bytes)?;
         let activated = |entry: Entry| entry.activated;
-        let mut newest: Vec<_> = read_page(&license.newest)?.rev().filter_map(activated).collect();
+        let mut newest: Vec<_> = license
+            .newest_rows()?
+            .into_iter()
+            .map(Entry::from)
+            .rev()
+            .filter_map(activated)
+            .collect();
         if newest.len() < limit && license.entries.pages > 0 {
             let (first, end) =
                 (row::page(id.as_bytes(), Position::ZERO), row::pages_end(id.as_bytes()));
@@ -402,24 +408,24 @@ impl Views {
     fn entries<R: DeserializeOwned>(
         &self,
         key: &[u8],
-        owner: &[u8; 16],
+        id: &[u8; 16],
         from: Position,
         limit: usize,
     ) -> Result<Vec<Entry>, ViewsError> {
         let recent = self.read_recent();
         let layers = recent.layers(&self.store)?;
         let Some(bytes) = layers.bytes(key)? else { return Ok(Vec::new()) };
-        let Owner { entries: count, newest, .. } = Owner::<R>::read(&bytes)?;
-        let mut newest = read_page(&newest)?.peekable();
+        let owner = Owner::<R>::read(&bytes)?;
+        let mut newest = owner.newest_rows()?.into_iter().map(Entry::from).peekable();
         let mut entries = Vec::new();
-        if count.pages > 0 && newest.peek().is_none_or(|first| from < first.position) {
+        if owner.entries.pages > 0 && newest.peek().is_none_or(|first| from < first.position) {
             // The page that `from` is in begins at it or before.
-            let mut first = row::page(owner, from);
-            let before = layers.range_back(&row::page(owner, Position::ZERO)..&first).next();
+            let mut first = row::page(id, from);
+            let before = layers.range_back(&row::page(id, Position::ZERO)..&first).next();
             if let Some((key, _)) = before.transpose()? {
                 first = key;
             }
-            for page in layers.range(&first..&row::pages_end(owner)) {
+            for page in layers.range(&first..&row::pages_end(id)) {
                 entries.extend(read_page(&page?.1)?.filter(|entry| entry.position >= from));
                 if entries.len() >= limit {
                     break;
@@ -474,7 +480,11 @@ impl Views {
 }
 
 fn read_page(bytes: &[u8]) -> Result<impl DoubleEndedIterator<Item = Entry>, ViewsError> {
-    Ok(read_entry_rows(bytes)?.into_iter().map(|row| {
+    Ok(read_entry_rows(bytes)?.into_iter().map(Entry::from))
+}
+
+impl From<EntryRow> for Entry {
+    fn from(row: EntryRow) -> Self {
         let (issued, activated) = match row.kind {
             EntryKind::Issued { license } => (Some(LicenseId::from_bytes(license)), None),
             EntryKind::Activated { activation } => {
@@ -483,8 +493,8 @@ fn read_page(bytes: &[u8]) -> Result<impl DoubleEndedIterator<Item = Entry>, Vie
             EntryKind::Requested { .. } | EntryKind::Disclosed | EntryKind::Other => (None, None),
         };
         let disclosed = matches!(row.kind, EntryKind::Disclosed);
-        Entry { position: Position(row.position), issued, activated, disclosed }
-    }))
+        Self { position: Position(row.position), issued, activated, disclosed }
+    }
 }
 
 fn write_synced(path: &Path, text: &str) -> Result<(), ViewsError> {

@@ -98,7 +98,7 @@ pub(super) struct CountsRow {
 pub(super) const PAGE_ENTRIES: u8 = 32;
 
 /// The row of a person or a license, whose entries these are. The newest are in the same bytes, behind it:
-/// whoever changes the row adds to them. Once there are enough they become a page, a row of its own.
+/// whoever changes the row adds to them. With one more than a page has they become one, a row of its own.
 pub(super) struct Owner<R> {
     pub(super) row: R,
     pub(super) entries: EntriesRow,
@@ -109,11 +109,12 @@ pub(super) struct Owner<R> {
 /// What an owner without entries mostly fits into.
 const OWNER_BYTES: usize = 64;
 
-/// How many entries an owner has.
+/// Where an owner's entries are.
 #[derive(Serialize, Deserialize, Clone, Copy, Default)]
 pub(super) struct EntriesRow {
+    /// So many pages.
     pub(super) pages: u32,
-    /// Those that are in no page yet.
+    /// So many that are in no page yet; none only where there is no page.
     pub(super) newest: u8,
 }
 
@@ -127,6 +128,7 @@ impl<R> Owner<R> {
     pub(super) fn add(&mut self, entry: EntryRow) -> Result<Option<Vec<u8>>, ViewsError> {
         let mut page = None;
         if self.entries.newest == PAGE_ENTRIES {
+            self.newest_rows()?;
             self.entries.pages = self.entries.pages.checked_add(1).ok_or_else(unreadable)?;
             self.entries.newest = 0;
             page = Some(std::mem::take(&mut self.newest));
@@ -136,13 +138,28 @@ impl<R> Owner<R> {
         self.newest = postcard::to_extend(&entry, newest).map_err(|_| unreadable())?;
         Ok(page)
     }
+
+    /// The newest entries, as many as it says and in order.
+    pub(super) fn newest_rows(&self) -> Result<Vec<EntryRow>, ViewsError> {
+        let rows = read_entry_rows(&self.newest)?;
+        let is_whole = rows.len() == usize::from(self.entries.newest)
+            && rows.is_sorted_by(|one, next| one.position < next.position);
+        if is_whole { Ok(rows) } else { Err(unreadable()) }
+    }
 }
 
 impl<R: DeserializeOwned> Owner<R> {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, ViewsError> {
-        let ((row, entries), newest) =
+        let ((row, entries), newest): ((R, EntriesRow), _) =
             postcard::take_from_bytes(bytes).map_err(|_| unreadable())?;
-        Ok(Self { row, entries, newest: newest.to_vec() })
+        let is_possible = entries.newest <= PAGE_ENTRIES
+            && (entries.newest > 0 || entries.pages == 0)
+            && (entries.newest == 0) == newest.is_empty();
+        if is_possible {
+            Ok(Self { row, entries, newest: newest.to_vec() })
+        } else {
+            Err(unreadable())
+        }
     }
 }
 

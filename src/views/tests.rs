@@ -1,4 +1,4 @@
-use super::row::EntriesRow;
+use super::row::{EntriesRow, EntryRow};
 use super::*;
 use crate::domain::{
     Authority, Change, Counts, Email, ErasureReason, Notice, NoticeOutcome, RecipientName,
@@ -205,20 +205,22 @@ fn entries_are_in_order_wherever_a_page_ends_and_whatever_is_erased_of_them() {
         ]
     };
     let page = row::PAGE_ENTRIES;
-    for count in [page - 1, page, page + 1, 3 * page, 3 * page + 1] {
+    let counts = [page - 1, page, page + 1, 3 * page, 3 * page + 1];
+    for (count, is_all) in counts.map(|count| (count, false)).into_iter().chain([(counts[4], true)])
+    {
         let begin = events().into_iter().take(2).map(|(_, event)| event);
         let events = begin.chain((0..count).flat_map(pair)).chain(ends.clone());
         let events: Vec<_> = (0..).map(Position).zip(events).collect();
         let end = Checkpoint { next: Position(events.len() as u64), last: [9; 32] };
         let (before, ends) = events.split_at(events.len() - ends.len());
-        let live = Views::open(&place.path().join(count.to_string()), 1 << 20).unwrap();
+        let name = format!("{count} {is_all}");
+        let live = Views::open(&place.path().join(&name), 1 << 20).unwrap();
         take(&live, pairs(before));
 
         let assert_entries = |is_kept: &dyn Fn(u64) -> bool| {
-            let all = || (2..2 + 2 * u64::from(count)).filter(|position| is_kept(*position));
-            let of_license: Vec<_> = all().filter(|position| position % 2 == 0).collect();
-            let of_subject: Vec<_> =
-                [0, 1].into_iter().chain(all().filter(|position| position % 2 == 1)).collect();
+            let all = (0..before.len() as u64).filter(|position| is_kept(*position));
+            let (of_license, of_subject): (Vec<_>, Vec<_>) =
+                all.partition(|position| *position > 1 && position % 2 == 0);
             for from in 0..before.len() as u64 {
                 for limit in [1, 2, 40, usize::MAX] {
                     let expected = |entries: &[u64]| -> Vec<u64> {
@@ -243,15 +245,26 @@ fn entries_are_in_order_wherever_a_page_ends_and_whatever_is_erased_of_them() {
         };
         assert_entries(&|_| true);
 
-        // Of both some are erased.
-        let is_kept = |position: u64| position < 2 || position % 3 != 2;
+        // Of both some are erased, or all; of pages that are on the disk.
+        live.write_recent().settle_all(&live.store).unwrap();
+        let is_kept = |position: u64| !is_all && (position < 2 || position % 3 != 2);
         let is_erased = |position: Position| Ok(!is_kept(position.0));
         live.apply(pairs(ends), end, &is_erased).unwrap();
         assert_entries(&is_kept);
-        let rebuilt = Views::open(&place.path().join(format!("{count} again")), 1 << 20).unwrap();
+        assert_eq!(live.license(LICENSE).unwrap().is_none(), is_all);
+        let rebuilt = Views::open(&place.path().join(name + " again"), 1 << 20).unwrap();
         let kept: Vec<_> = before.iter().filter(|(at, _)| is_kept(at.0)).cloned().collect();
         rebuilt.apply(pairs(&kept).chain(pairs(ends)), end, &is_erased).unwrap();
         assert!(live.same_as(&rebuilt).unwrap(), "{count}");
+        if !is_all {
+            // They go on alike.
+            let more: Vec<_> = (end.next.0..).map(Position).zip(pair(count)).collect();
+            take(&live, pairs(&more));
+            take(&rebuilt, pairs(&more));
+            assert!(live.same_as(&rebuilt).unwrap(), "{count}");
+            let last = live.license_entries(LICENSE, end.next, 1).unwrap();
+            assert_eq!(last[0].position, end.next);
+        }
     }
 }
 
@@ -323,7 +336,7 @@ fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
     let counts_full = CountsRow { activations: u32::MAX, ..CountsRow::default() };
     let counts =
         (row::counts(row::UNCOUNTED, day, product), postcard::to_stdvec(&counts_full).unwrap());
-    let license = |activations, entries| {
+    let license = |activations, there: u64, entries| {
         let row = LicenseRow {
             subject: *SUBJECT.as_bytes(),
             issued: 1,
@@ -333,11 +346,14 @@ fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
             product: product.to_owned(),
         };
         let mut owner = Owner::new(row);
+        for position in 2..2 + there {
+            owner.add(EntryRow { position, kind: EntryKind::Other }).unwrap();
+        }
         owner.entries = entries;
         (row::license(LICENSE), owner.to_bytes().unwrap())
     };
+    let (some, full) = (4, row::PAGE_ENTRIES);
     let entries = |pages, newest| EntriesRow { pages, newest };
-    let full = row::PAGE_ENTRIES;
     let new = Event::Activated {
         license: LICENSE,
         activation: activation(12),
@@ -346,12 +362,16 @@ fn rows_that_hold_too_much_are_unreadable_and_end_no_process() {
         at: Timestamp::from_millis(0).unwrap(),
     };
     for (damaged, is_borne) in [
-        (license(2, entries(0, 4)), true),
-        (license(u64::MAX, entries(0, 4)), false),
-        (license(2, entries(0, u8::MAX)), false),
-        // So many are not there.
-        (license(2, entries(0, full)), false),
-        (license(2, entries(u32::MAX, full)), false),
+        (license(2, some, entries(0, 4)), true),
+        (license(2, full.into(), entries(0, full)), true),
+        (license(u64::MAX, some, entries(0, 4)), false),
+        // More than there may be; fewer, or more, than there are; pages, and no entry behind them.
+        (license(2, some, entries(0, full + 1)), false),
+        (license(2, some, entries(0, full)), false),
+        (license(2, some, entries(0, 0)), false),
+        (license(2, 0, entries(0, 4)), false),
+        (license(2, 0, entries(1, 0)), false),
+        (license(2, full.into(), entries(u32::MAX, full)), false),
         (counts, false),
     ] {
         let place = tempfile::tempdir().unwrap();

@@ -112,6 +112,13 @@ fn events(seeds: &Seeds, golden: &str) {
         let changed = [&steps, &[0, 5, 1, number, 0, 1, 1][..], &length, &[0xC0], event].concat();
         seeds.write("rows", &format!("changed {number}"), &changed);
     }
+    // More of a person's entries than are in their row, and then they are erased.
+    let step = |event: &[u8]| {
+        let length = u16::try_from(event.len() + 1).unwrap().to_be_bytes();
+        [length.as_slice(), &[0xC0], event].concat()
+    };
+    let many = [step(&events[0]).repeat(40), events.iter().flat_map(|event| step(event)).collect()];
+    seeds.write("rows", "pages", &many.concat());
     // A day's counts that are as many as there may be, before one more.
     let issued = [&[0x40], events[1].as_slice()].concat();
     let full = [&[2, 4], [0xFF, 0xFF, 0xFF, 0xFF, 0x0F].repeat(4).as_slice()].concat();
