@@ -232,16 +232,20 @@ fn exchange(one: &Path, other: &Path) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 use exchange_in_steps as exchange;
 
-/// Where it fails, both have the names that they had.
+/// Where a step fails, those before it are undone.
 fn exchange_in_steps(one: &Path, other: &Path) -> io::Result<()> {
     let between = one.with_extension("exchanged");
     fs::rename(other, &between)?;
-    let exchanged = fs::rename(one, other);
-    if exchanged.is_err() {
+    if let Err(error) = fs::rename(one, other) {
         fs::rename(&between, other)?;
-        return exchanged;
+        return Err(error);
     }
-    fs::rename(&between, one)
+    if let Err(error) = fs::rename(&between, one) {
+        fs::rename(other, one)?;
+        fs::rename(&between, other)?;
+        return Err(error);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
