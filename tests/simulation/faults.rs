@@ -70,6 +70,12 @@ impl Fault {
 /// How often what took place.
 pub(crate) type Tally = BTreeMap<&'static str, u64>;
 
+pub(crate) fn add(to: &mut Tally, more: Tally) {
+    for (kind, count) in more {
+        *to.entry(kind).or_default() += count;
+    }
+}
+
 /// What must take place in a whole run.
 pub(crate) const KINDS: [&str; 7] = [
     "crashes",

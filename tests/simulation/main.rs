@@ -66,9 +66,7 @@ fn nothing_acknowledged_is_lost() {
                     };
                     events.fetch_add(end.head.0, Ordering::Relaxed);
                     ends.fetch_add(end.ends.into(), Ordering::Relaxed);
-                    for (kind, count) in end.tally {
-                        *lock(&tally).entry(kind).or_default() += count;
-                    }
+                    faults::add(&mut lock(&tally), end.tally);
                 }
             });
         }

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::clients::{Asked, Clients, Refusal, Scene};
-use crate::faults::{Counted, Fault, Left, Tally, When, lock};
+use crate::faults::{self, Counted, Fault, Left, Tally, When, lock};
 use crate::model::Model;
 use crate::picture::picture;
 use crate::server::{Ask, Outcome, Server, Waiters, World};
@@ -387,8 +387,8 @@ impl Run {
         let torn = self.world.cut_off.load(Ordering::Relaxed);
         let mut tally =
             Tally::from([("torn appends cut off", torn), ("clients who gave up", self.gave_up)]);
-        for (kind, count) in self.servers.iter().flat_map(|server| lock(server).faults.tally()) {
-            *tally.entry(kind).or_default() += count;
+        for server in &self.servers {
+            faults::add(&mut tally, lock(server).faults.tally());
         }
         End { head, root, ends: self.ends, tally }
     }
