@@ -18,7 +18,7 @@
 //! - [`export`]: all that is held about a person, as one document.
 //! - [`webhook`]: recipients of data are told of rectification and erasure.
 //! - [`policy`]: what may be held, why, for how long, and who gets it.
-//! - [`background`]: what gives way to all of that.
+//! - [`parallel`], [`background`]: what is done on all processors, and what gives way to all else.
 //! - [`config`], [`telemetry`], [`metrics`], [`ops`], [`hardening`], [`cli`]: the operator's side.
 //!
 //! Imports run one way, `cli, grpc → service → {log, vault, views, receipt, export, policy} → seal →
@@ -40,6 +40,7 @@ pub mod hardening;
 pub mod log;
 pub mod metrics;
 pub mod ops;
+pub mod parallel;
 pub mod policy;
 pub mod proto;
 pub mod receipt;

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 
 /// Each room, and what of ours it may import.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     ("domain", &[]),
     ("proto", &[]),
     ("policy", &["domain"]),
     ("telemetry", &[]),
     ("background", &["telemetry"]),
+    ("parallel", &[]),
     ("metrics", &[]),
     ("hardening", &[]),
     ("ops", &[]),
@@ -18,9 +19,9 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("export", &["domain", "policy"]),
     ("log", &["domain", "metrics", "proto", "seal"]),
     ("tlog", &["domain", "log"]),
-    ("vault", &["domain", "log", "seal"]),
+    ("vault", &["domain", "log", "parallel", "seal"]),
     ("backup", &["background", "domain", "log", "telemetry", "vault"]),
-    ("views", &["domain", "log"]),
+    ("views", &["domain", "log", "parallel"]),
     (
         "service",
         &[
@@ -29,6 +30,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "export",
             "log",
             "metrics",
+            "parallel",
             "policy",
             "receipt",
             "seal",

@@ -17,8 +17,10 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context as _, anyhow, bail};
 use rand::CryptoRng;
@@ -273,14 +275,20 @@ impl Directory {
 
     /// Opens log and vault, for one who has the lock. What the log holds is not checked.
     pub(super) fn log_and_vault(&self, config: &Config) -> anyhow::Result<(SledLog, FileVault)> {
-        let log = SledLog::open(&self.join("data/log"), config.storage.log_cache_mib << 20)
-            .with_context(|| format!("{} cannot be opened", self.join("data/log").display()))?;
         let places = Places {
             vault: self.join("data/vault"),
             ledger: self.join(&config.erasure_ledger),
             master_key: self.master_key(),
         };
-        let vault = FileVault::open(places, &mut rand::rng())
+        // The one mostly waits for the disk, and the other for the processors.
+        let (log, vault) = thread::scope(|scope| {
+            let vault = scope.spawn(|| FileVault::open(places, &mut rand::rng()));
+            let log = SledLog::open(&self.join("data/log"), config.storage.log_cache_mib << 20);
+            (log, vault.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let log =
+            log.with_context(|| format!("{} cannot be opened", self.join("data/log").display()))?;
+        let vault = vault
             .with_context(|| format!("{} cannot be opened", self.join("data/vault").display()))?;
         Ok((log, vault))
     }

@@ -37,16 +37,23 @@ pub(super) fn open(
     tag: &[u8; TAG_BYTES],
 ) -> Result<Zeroizing<Vec<u8>>, Refused> {
     let mut plaintext = Zeroizing::new(vec![0; sealed.len()]);
-    cipher(key)?
-        .open_separate_gather(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(associated),
-            sealed,
-            tag,
-            &mut plaintext,
-        )
-        .map_err(|_| Refused)?;
+    open_into(key, nonce, associated, sealed, tag, &mut plaintext)?;
     Ok(plaintext)
+}
+
+/// Decrypts into a place of the same length.
+fn open_into(
+    key: &[u8; 32],
+    nonce: [u8; 12],
+    associated: &[u8],
+    sealed: &[u8],
+    tag: &[u8; TAG_BYTES],
+    plaintext: &mut [u8],
+) -> Result<(), Refused> {
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    cipher(key)?
+        .open_separate_gather(nonce, Aad::from(associated), sealed, tag, plaintext)
+        .map_err(|_| Refused)
 }
 
 fn cipher(key: &[u8; 32]) -> Result<LessSafeKey, Refused> {
@@ -73,16 +80,17 @@ impl ExtendedKey {
         seal(&key, nonce, associated, buffer)
     }
 
-    /// Decrypts.
+    /// Decrypts into a place of the same length.
     pub(crate) fn open(
         &self,
         nonce: &[u8; 24],
         associated: &[u8],
         sealed: &[u8],
         tag: &[u8; TAG_BYTES],
-    ) -> Result<Zeroizing<Vec<u8>>, Refused> {
+        plaintext: &mut [u8],
+    ) -> Result<(), Refused> {
         let (key, nonce) = self.of(nonce);
-        open(&key, nonce, associated, sealed, tag)
+        open_into(&key, nonce, associated, sealed, tag, plaintext)
     }
 
     /// The key and the nonce of the shorter cipher (§2.3): `HChaCha20(key, nonce[..16])`, and four zeros
@@ -136,10 +144,12 @@ mod tests {
                 theirs.as_mut_slice().into(),
             );
             assert_eq!((&ours, tag), (&theirs, theirs_tag.unwrap().into()));
-            assert_eq!(*extended.open(&long, &associated, &theirs, &tag).unwrap(), plaintext);
+            let mut opened = vec![0; length];
+            extended.open(&long, &associated, &theirs, &tag, &mut opened).unwrap();
+            assert_eq!(opened, plaintext);
             let mut other = tag;
             other[0] ^= 1;
-            assert!(extended.open(&long, &associated, &theirs, &other).is_err());
+            assert!(extended.open(&long, &associated, &theirs, &other, &mut opened).is_err());
         }
     }
 }

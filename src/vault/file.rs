@@ -12,6 +12,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
 
 use rand::CryptoRng;
 
@@ -23,12 +24,13 @@ use super::{Fingerprint, KeyName, NewKey, SlotState, Vault, VaultError, fingerpr
 use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::durability::reread_from_disk;
 use crate::log::record::KeySlot;
+use crate::parallel::ahead;
 use crate::seal::{DataKey, LookupTag, TagKey};
 
 /// How many slots the file grows by: 128 KiB, so that growth costs one sync in a thousand keys.
 const CHUNK_SLOTS: u32 = 1024;
-/// How many slots are read and opened at once: 4 MiB.
-const OPENED_AT_ONCE: u32 = 32 * 1024;
+/// How many slots a thread reads and opens at a time: 1 MiB.
+const OPENED_AT_ONCE: u32 = 8 * 1024;
 const TAG_KEY_SLOT: KeySlot = KeySlot(0);
 
 /// Where a vault and what belongs to it lie.
@@ -55,18 +57,23 @@ pub struct FileVault {
 struct State {
     file: File,
     wrap: Wrap,
+    known: Known,
+    /// The slots that were destroyed since the file was opened, in that order.
+    overwritten: Vec<KeySlot>,
+    /// How many slots the file has, all of them durable.
+    slots: u32,
+}
+
+/// What is known of slots without opening them.
+struct Known {
     index: Index,
     /// Every slot that was destroyed, by its number.
     destroyed: HashSet<KeySlot>,
     /// Free slots between others: a power cut stopped the making of several keys, of which none is
     /// used then.
     holes: HashSet<KeySlot>,
-    /// Those that were since the file was opened, in that order.
-    overwritten: Vec<KeySlot>,
     /// The first slot never used.
     next: u32,
-    /// How many slots the file has, all of them durable.
-    slots: u32,
 }
 
 impl FileVault {
@@ -123,26 +130,12 @@ impl FileVault {
         if vault > entries.epoch {
             ledger.epoch(vault)?;
         }
-        let mut state = State {
-            file,
-            wrap,
-            index: Index::default(),
-            destroyed: HashSet::new(),
-            holes: HashSet::new(),
-            overwritten: Vec::new(),
-            next: 1,
-            slots,
-        };
-        for first in (1..slots).step_by(OPENED_AT_ONCE as usize) {
-            let bytes = read_slots(&state.file, first, OPENED_AT_ONCE.min(slots - first))?;
-            for (number, found) in (first..).map(KeySlot).zip(state.wrap.look(first, &bytes)) {
-                state.found(number, found?.as_ref())?;
-            }
-        }
+        let known = Known::read(&file, &wrap, slots)?;
         // What the next key's bytes would be is not for others to find in a file that is left over.
         remove_if_there(&staged(&places.vault))?;
         let tag_key = TagKey::from_key(&tag_key);
-        let vault = Self { places, tag_key, ledger: Mutex::new(ledger), state: RwLock::new(state) };
+        let state = RwLock::new(State { file, wrap, known, overwritten: Vec::new(), slots });
+        let vault = Self { places, tag_key, ledger: Mutex::new(ledger), state };
         vault.destroy_again(&entries, rng)?;
         Ok(vault)
     }
@@ -158,7 +151,7 @@ impl FileVault {
     ) -> Result<(), VaultError> {
         let _changing = self.changing();
         let mut unused = Vec::new();
-        for slot in (1..self.read().next).map(KeySlot).filter(|slot| !is_used(*slot)) {
+        for slot in (1..self.read().known.next).map(KeySlot).filter(|slot| !is_used(*slot)) {
             if let Some(Content::Key(_, key, made_at)) = self.read().content(slot)? {
                 if made_at > head {
                     return Err(VaultError::NewerThanLog { made_at, head });
@@ -194,7 +187,29 @@ impl FileVault {
     }
 }
 
-impl State {
+impl Known {
+    /// Looks into each slot of the file, on all processors.
+    fn read(file: &File, wrap: &Wrap, slots: u32) -> Result<Self, VaultError> {
+        let index = Index::with_capacity(slots as usize);
+        let mut known = Self { index, destroyed: HashSet::new(), holes: HashSet::new(), next: 1 };
+        thread::scope(|scope| {
+            let firsts = (1..slots).step_by(OPENED_AT_ONCE as usize);
+            let looks = firsts.map(|first| {
+                move || {
+                    let bytes = read_slots(file, first, OPENED_AT_ONCE.min(slots - first))?;
+                    Ok::<_, VaultError>((first, wrap.look(first, &bytes)))
+                }
+            });
+            for looked in ahead(scope, looks) {
+                let (first, found) = looked?;
+                for (number, found) in (first..).map(KeySlot).zip(found) {
+                    known.found(number, found?.as_ref())?;
+                }
+            }
+            Ok(known)
+        })
+    }
+
     /// Takes in what is in a slot. They come in their order.
     fn found(&mut self, number: KeySlot, found: Option<&Found>) -> Result<(), VaultError> {
         match found {
@@ -209,9 +224,11 @@ impl State {
         self.next = number.0 + 1;
         Ok(())
     }
+}
 
+impl State {
     fn is_used(&self, slot: KeySlot) -> bool {
-        slot != TAG_KEY_SLOT && slot.0 < self.next
+        slot != TAG_KEY_SLOT && slot.0 < self.known.next
     }
 
     fn content(&self, slot: KeySlot) -> Result<Option<Content>, VaultError> {
@@ -233,8 +250,8 @@ impl State {
             let Some(Content::Key(key, ..)) = self.content(*slot)? else { continue };
             let tombstone = self.wrap.seal(*slot, &Content::Destroyed(*fingerprint), rng)?;
             self.file.write_all_at(&tombstone, offset(slot.0))?;
-            self.index.remove(*slot, &key);
-            self.destroyed.insert(*slot);
+            self.known.index.remove(*slot, &key);
+            self.known.destroyed.insert(*slot);
             self.overwritten.push(*slot);
         }
         if keys.is_empty() { Ok(()) } else { Ok(self.file.sync_data()?) }
@@ -311,7 +328,7 @@ impl Vault for FileVault {
         let _changing = self.changing();
         let (first, slots) = {
             let state = self.read();
-            let first = state.next;
+            let first = state.known.next;
             let count = u32::try_from(keys.len()).map_err(|_| VaultError::Full)?;
             let end = first.checked_add(count).ok_or(VaultError::Full)?;
             let slots =
@@ -331,14 +348,14 @@ impl Vault for FileVault {
             .map(KeySlot)
             .zip(keys)
             .map(|(number, key)| {
-                state.next = number.0 + 1;
-                state.index.insert(number, key).map(|()| number)
+                state.known.next = number.0 + 1;
+                state.known.index.insert(number, key).map(|()| number)
             })
             .collect()
     }
 
     fn find(&self, name: &KeyName) -> Option<KeySlot> {
-        self.read().index.find(name)
+        self.read().known.index.find(name)
     }
 
     fn key(&self, slot: KeySlot) -> Result<DataKey, VaultError> {
@@ -351,9 +368,9 @@ impl Vault for FileVault {
 
     fn state(&self, slot: KeySlot) -> SlotState {
         let state = self.read();
-        if !state.is_used(slot) || state.holes.contains(&slot) {
+        if !state.is_used(slot) || state.known.holes.contains(&slot) {
             SlotState::Free
-        } else if state.destroyed.contains(&slot) {
+        } else if state.known.destroyed.contains(&slot) {
             SlotState::Destroyed
         } else {
             SlotState::Live
@@ -361,19 +378,19 @@ impl Vault for FileVault {
     }
 
     fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)> {
-        self.read().index.of_subject(subject)
+        self.read().known.index.of_subject(subject)
     }
 
     fn notices(&self) -> Vec<(NoticeId, KeySlot)> {
-        self.read().index.notices()
+        self.read().known.index.notices()
     }
 
     fn subject_by_email(&self, tag: &LookupTag) -> Option<SubjectId> {
-        self.read().index.subject_by_email(tag)
+        self.read().known.index.subject_by_email(tag)
     }
 
     fn license_by_key(&self, tag: &LookupTag) -> Option<LicenseId> {
-        self.read().index.license_by_key(tag)
+        self.read().known.index.license_by_key(tag)
     }
 
     fn destroy(&self, slots: &[KeySlot], rng: &mut dyn CryptoRng) -> Result<(), VaultError> {
@@ -394,7 +411,7 @@ impl Vault for FileVault {
     }
 
     fn slots_used(&self) -> u32 {
-        self.read().next - 1
+        self.read().known.next - 1
     }
 
     fn epoch(&self) -> u32 {

@@ -1,10 +1,11 @@
 //! What is found without opening a slot: names and tags. There is a lot of it, so it is kept small: about
 //! 200 bytes for a person with a license.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
+use std::iter;
 
-use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::{KeyName, NewKey, VaultError};
 use crate::domain::{LicenseId, NoticeId, SubjectId};
@@ -14,59 +15,119 @@ use crate::seal::LookupTag;
 #[derive(Debug, Default)]
 pub(super) struct Index {
     names: Names,
-    /// Older keys of a name that are still to be destroyed.
-    superseded: HashMap<KeyName, Vec<KeySlot>>,
     emails: Tags,
     license_keys: Tags,
-    /// Every year that a name has.
-    years: BTreeSet<u16>,
 }
 
-/// The names of keys, and the newest key of each name.
+/// Whose keys there are. Those of a person are made together, mostly, and so are found together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Owner {
+    Subject(SubjectId),
+    License(LicenseId),
+    Notice(NoticeId),
+    System,
+}
+
+impl From<&KeyName> for Owner {
+    fn from(name: &KeyName) -> Self {
+        match name {
+            KeyName::Identity(subject)
+            | KeyName::Name(subject)
+            | KeyName::Activations(subject, _)
+            | KeyName::Access(subject, _)
+            | KeyName::Disclosures(subject) => Self::Subject(*subject),
+            KeyName::License(license) => Self::License(*license),
+            KeyName::Notice(notice) => Self::Notice(*notice),
+            KeyName::System => Self::System,
+        }
+    }
+}
+
+/// The names of keys, and the keys of each owner.
 #[derive(Debug, Default)]
 struct Names {
-    by_slot: Vec<Option<KeyName>>,
-    /// A map would have each name once more.
+    by_slot: Vec<Option<Named>>,
+    /// The newest key of each owner. A map would have each owner once more.
     newest: HashTable<KeySlot>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    name: KeyName,
+    /// The owner's key before it.
+    before: KeySlot,
+}
+
+/// The slot of no name, where there is none before.
+const NO_KEY: KeySlot = KeySlot(0);
+
+/// Whether a key is this owner's.
+fn is_of(by_slot: &[Option<Named>], slot: KeySlot, owner: Owner) -> bool {
+    by_slot[slot.0 as usize].is_some_and(|named| Owner::from(&named.name) == owner)
 }
 
 impl Names {
-    fn of(&self, slot: KeySlot) -> Option<KeyName> {
+    fn of(&self, slot: KeySlot) -> Option<Named> {
         self.by_slot.get(slot.0 as usize).copied().flatten()
     }
 
+    /// The keys of an owner, newest first.
+    fn of_owner(&self, owner: Owner) -> impl Iterator<Item = (KeyName, KeySlot)> {
+        let is_owner = |slot: &KeySlot| is_of(&self.by_slot, *slot, owner);
+        let newest = self.newest.find(self.hasher.hash_one(owner), is_owner).copied();
+        let mut next = newest.unwrap_or(NO_KEY);
+        iter::from_fn(move || {
+            let Named { name, before } = self.of(next)?;
+            Some((name, std::mem::replace(&mut next, before)))
+        })
+    }
+
     fn find(&self, name: &KeyName) -> Option<KeySlot> {
-        let is_named = |slot: &KeySlot| self.of(*slot) == Some(*name);
-        self.newest.find(self.hasher.hash_one(name), is_named).copied()
+        self.of_owner(name.into()).find(|(other, _)| other == name).map(|(_, slot)| slot)
     }
 
-    /// Names a key, and makes it the newest of that name. The one that was.
-    fn insert(&mut self, slot: KeySlot, name: KeyName) -> Option<KeySlot> {
-        let before = self.forget_newest(&name);
-        if self.by_slot.len() <= slot.0 as usize {
-            self.by_slot.resize(slot.0 as usize + 1, None);
-        }
-        self.by_slot[slot.0 as usize] = Some(name);
+    /// Names a key, which is the newest of its owner.
+    fn insert(&mut self, slot: KeySlot, name: KeyName) {
+        let owner = Owner::from(&name);
         let Self { by_slot, newest, hasher } = self;
-        newest.insert_unique(hasher.hash_one(name), slot, |slot| {
-            by_slot[slot.0 as usize].map_or(0, |name| hasher.hash_one(name))
-        });
-        before
-    }
-
-    fn forget_newest(&mut self, name: &KeyName) -> Option<KeySlot> {
-        let by_slot = &self.by_slot;
-        let is_named = |slot: &KeySlot| by_slot[slot.0 as usize].as_ref() == Some(name);
-        let entry = self.newest.find_entry(self.hasher.hash_one(name), is_named);
-        entry.ok().map(|entry| entry.remove().0)
-    }
-
-    /// Takes the name off a key that is not the newest.
-    fn remove(&mut self, slot: KeySlot) {
-        if let Some(name) = self.by_slot.get_mut(slot.0 as usize) {
-            *name = None;
+        let is_owner = |slot: &KeySlot| is_of(by_slot, *slot, owner);
+        let hash = |slot: &KeySlot| {
+            let named = &by_slot[slot.0 as usize];
+            named.map_or(0, |named| hasher.hash_one(Owner::from(&named.name)))
+        };
+        let before = match newest.entry(hasher.hash_one(owner), is_owner, hash) {
+            Entry::Occupied(mut newest) => std::mem::replace(newest.get_mut(), slot),
+            Entry::Vacant(place) => {
+                place.insert(slot);
+                NO_KEY
+            }
+        };
+        if by_slot.len() <= slot.0 as usize {
+            by_slot.resize(slot.0 as usize + 1, None);
         }
+        by_slot[slot.0 as usize] = Some(Named { name, before });
+    }
+
+    /// Takes the name off a key.
+    fn remove(&mut self, slot: KeySlot) {
+        let Some(Named { name, before }) = self.of(slot) else { return };
+        let owner = Owner::from(&name);
+        let after = self.of_owner(owner).map(|(_, other)| other).take_while(|other| *other != slot);
+        if let Some(after) = after.last() {
+            if let Some(Some(after)) = self.by_slot.get_mut(after.0 as usize) {
+                after.before = before;
+            }
+        } else {
+            let is_owner = |slot: &KeySlot| is_of(&self.by_slot, *slot, owner);
+            let newest = self.newest.find_entry(self.hasher.hash_one(owner), is_owner);
+            match newest {
+                Ok(newest) if before == NO_KEY => drop(newest.remove()),
+                Ok(mut newest) => *newest.get_mut() = before,
+                Err(_) => {}
+            }
+        }
+        self.by_slot[slot.0 as usize] = None;
     }
 }
 
@@ -102,20 +163,27 @@ impl Tags {
 }
 
 impl Index {
+    /// One that has room for so many keys: to grow would cost as much as to fill it. Of most persons there
+    /// are four, with one license: address, license, and a year's activations and accesses.
+    pub(super) fn with_capacity(keys: usize) -> Self {
+        let names = Names {
+            by_slot: Vec::with_capacity(keys),
+            newest: HashTable::with_capacity(keys / 2),
+            hasher: DefaultHashBuilder::default(),
+        };
+        let tags = || Tags { newest: HashMap::with_capacity(keys / 4), ..Tags::default() };
+        Self { names, emails: tags(), license_keys: tags() }
+    }
+
     /// Takes in a key. Slots come in their order.
     pub(super) fn insert(&mut self, slot: KeySlot, key: &NewKey) -> Result<(), VaultError> {
         if !key.name.can_be_replaced() && self.find(&key.name).is_some() {
             return Err(VaultError::Duplicate(slot));
         }
-        if let Some(older) = self.names.insert(slot, key.name) {
-            self.superseded.entry(key.name).or_default().push(older);
-        }
+        self.names.insert(slot, key.name);
         match (key.name, key.tag) {
             (KeyName::Identity(_), Some(tag)) => self.emails.insert(tag, slot),
             (KeyName::License(_), Some(tag)) => self.license_keys.insert(tag, slot),
-            (KeyName::Activations(_, year) | KeyName::Access(_, year), _) => {
-                self.years.insert(year);
-            }
             _ => {}
         }
         Ok(())
@@ -123,18 +191,7 @@ impl Index {
 
     /// Forgets a key.
     pub(super) fn remove(&mut self, slot: KeySlot, key: &NewKey) {
-        let older = self.superseded.remove(&key.name).unwrap_or_default();
-        let mut left: Vec<KeySlot> = older.into_iter().filter(|older| *older != slot).collect();
-        if self.find(&key.name) == Some(slot) {
-            self.names.forget_newest(&key.name);
-            if let Some(newest) = left.pop() {
-                self.names.insert(newest, key.name);
-            }
-        }
         self.names.remove(slot);
-        if !left.is_empty() {
-            self.superseded.insert(key.name, left);
-        }
         match (key.name, key.tag) {
             (KeyName::Identity(_), Some(tag)) => self.emails.remove(&tag, slot),
             (KeyName::License(_), Some(tag)) => self.license_keys.remove(&tag, slot),
@@ -147,44 +204,33 @@ impl Index {
     }
 
     pub(super) fn subject_by_email(&self, tag: &LookupTag) -> Option<SubjectId> {
-        match self.names.of(*self.emails.newest.get(tag)?)? {
+        match self.names.of(*self.emails.newest.get(tag)?)?.name {
             KeyName::Identity(subject) => Some(subject),
             _ => None,
         }
     }
 
     pub(super) fn license_by_key(&self, tag: &LookupTag) -> Option<LicenseId> {
-        match self.names.of(*self.license_keys.newest.get(tag)?)? {
+        match self.names.of(*self.license_keys.newest.get(tag)?)?.name {
             KeyName::License(license) => Some(license),
             _ => None,
         }
     }
 
     pub(super) fn of_subject(&self, subject: SubjectId) -> Vec<(KeyName, KeySlot)> {
-        let by_year = self.years.iter().flat_map(|year| {
-            [KeyName::Activations(subject, *year), KeyName::Access(subject, *year)]
-        });
-        let names =
-            [KeyName::Identity(subject), KeyName::Name(subject), KeyName::Disclosures(subject)];
-        let names = names.into_iter().chain(by_year);
-        names
-            .flat_map(|name| {
-                let older = self.superseded.get(&name).into_iter().flatten();
-                let slots = older.copied().chain(self.find(&name));
-                slots.map(move |slot| (name, slot)).collect::<Vec<_>>()
-            })
-            .collect()
+        let mut keys: Vec<_> = self.names.of_owner(Owner::Subject(subject)).collect();
+        keys.reverse();
+        keys
     }
 
     pub(super) fn notices(&self) -> Vec<(NoticeId, KeySlot)> {
-        let mut notices: Vec<_> = (self.names.newest.iter())
-            .filter_map(|slot| match self.names.of(*slot)? {
-                KeyName::Notice(notice) => Some((notice, *slot)),
+        let named = (0..).map(KeySlot).zip(&self.names.by_slot);
+        named
+            .filter_map(|(slot, named)| match named.as_ref()?.name {
+                KeyName::Notice(notice) => Some((notice, slot)),
                 _ => None,
             })
-            .collect();
-        notices.sort_unstable_by_key(|(_, slot)| *slot);
-        notices
+            .collect()
     }
 }
 
@@ -243,11 +289,9 @@ mod tests {
                 | KeyName::Disclosures(of) => of == subject,
                 _ => false,
             };
-            let mut found: Vec<_> =
-                index.of_subject(subject).into_iter().map(|(_, slot)| slot).collect();
-            found.sort_unstable();
+            let found = index.of_subject(subject);
             let expected = all.iter().filter(|(_, key)| of_subject(key.name));
-            assert!(expected.map(|(slot, _)| *slot).eq(found));
+            assert!(expected.map(|(slot, key)| (key.name, *slot)).eq(found));
         }
         let notices = index.notices().into_iter().map(|(_, slot)| slot);
         let expected = all.iter().filter(|(_, key)| matches!(key.name, KeyName::Notice(_)));

@@ -20,10 +20,6 @@
 //!
 //! A slot lies within one 512-byte sector, which a disk writes whole or not at all.
 
-use std::num::NonZero;
-use std::panic::resume_unwind;
-use std::thread;
-
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -43,9 +39,6 @@ const SEALED: std::ops::Range<usize> = 32..32 + PLAINTEXT_BYTES + TAG_BYTES;
 const PLAINTEXT_BYTES: usize = 67;
 const HEAD: std::ops::Range<usize> = 115..123;
 const CHECKSUM_AT: usize = SLOT_BYTES - 4;
-
-/// Fewer are opened sooner than a thread is started.
-const FEWEST_A_THREAD: usize = 256;
 
 pub(super) type Slot = [u8; SLOT_BYTES];
 type Plaintext = Zeroizing<[u8; PLAINTEXT_BYTES]>;
@@ -96,6 +89,28 @@ impl Wrap {
 
     /// `None`: the slot is free.
     pub(super) fn open(&self, number: KeySlot, slot: &Slot) -> Result<Option<Content>, VaultError> {
+        let mut plaintext = Plaintext::new([0; PLAINTEXT_BYTES]);
+        let content = |plaintext: &_| Content::from_bytes(plaintext, head(slot));
+        self.read(number, slot, &mut plaintext, content)
+    }
+
+    /// Looks into neighbours.
+    pub(super) fn look(&self, first: u32, slots: &[Slot]) -> Vec<Opened> {
+        let mut plaintext = Plaintext::new([0; PLAINTEXT_BYTES]);
+        let slots = (first..).map(KeySlot).zip(slots);
+        slots
+            .map(|(number, slot)| self.read(number, slot, &mut plaintext, Found::from_bytes))
+            .collect()
+    }
+
+    /// Decrypts a slot, and reads it. `None`: it is free.
+    fn read<C: HasState>(
+        &self,
+        number: KeySlot,
+        slot: &Slot,
+        plaintext: &mut Plaintext,
+        read: impl FnOnce(&[u8; PLAINTEXT_BYTES]) -> Option<C>,
+    ) -> Result<Option<C>, VaultError> {
         if slot.iter().all(|&byte| byte == 0) {
             return Ok(None);
         }
@@ -104,37 +119,13 @@ impl Wrap {
         }
         let damaged = VaultError::Damaged(number);
         let Some((sealed, tag)) = slot[SEALED].split_last_chunk() else { return Err(damaged) };
-        let opened = self.key.open(&nonce(slot), &associated(number, slot), sealed, tag);
-        let Ok(plaintext) = opened else { return Err(damaged) };
-        let content = Content::from_bytes(&plaintext, head(slot));
-        let content = content.filter(|content| content.state() == slot[0]);
-        content.map(Some).ok_or(VaultError::Damaged(number))
-    }
-
-    /// Looks into neighbours, on all processors.
-    pub(super) fn look(&self, first: u32, slots: &[Slot]) -> Vec<Opened> {
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let share = slots.len().div_ceil(processors).max(FEWEST_A_THREAD);
-        let look = |slots: &[Slot], first: u32| -> Vec<Opened> {
-            let slots = (first..).map(KeySlot).zip(slots);
-            slots.map(|(number, slot)| Ok(self.open(number, slot)?.map(Found::from))).collect()
-        };
-        thread::scope(|scope| {
-            let shares: Vec<_> = slots.chunks(share).zip((first..).step_by(share)).collect();
-            let looking: Vec<_> = (shares.iter())
-                .map(|&(slots, first)| {
-                    thread::Builder::new().spawn_scoped(scope, move || look(slots, first))
-                })
-                .collect();
-            let found = looking.into_iter().zip(&shares).flat_map(|(looking, &(slots, first))| {
-                match looking {
-                    Ok(looking) => looking.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                    // Without a thread it takes its time here.
-                    Err(_) => look(slots, first),
-                }
-            });
-            found.collect()
-        })
+        let (nonce, associated) = (nonce(slot), associated(number, slot));
+        let opened = self.key.open(&nonce, &associated, sealed, tag, plaintext.as_mut_slice());
+        if opened.is_err() {
+            return Err(damaged);
+        }
+        let content = read(plaintext).filter(|content| content.state() == slot[0]);
+        content.map(Some).ok_or(damaged)
     }
 }
 
@@ -145,13 +136,45 @@ pub(super) enum Found {
     Destroyed,
 }
 
-impl From<Content> for Found {
-    fn from(content: Content) -> Self {
-        match content {
-            Content::TagKey(_) => Self::TagKey,
-            Content::Key(key, ..) => Self::Key(key),
-            Content::Destroyed(_) => Self::Destroyed,
+/// What a slot's first byte says of its content.
+trait HasState {
+    fn state(&self) -> u8;
+}
+
+impl HasState for Content {
+    fn state(&self) -> u8 {
+        match self {
+            Self::TagKey(_) | Self::Key(..) => LIVE,
+            Self::Destroyed(_) => DESTROYED,
         }
+    }
+}
+
+impl HasState for Found {
+    fn state(&self) -> u8 {
+        match self {
+            Self::TagKey | Self::Key(_) => LIVE,
+            Self::Destroyed => DESTROYED,
+        }
+    }
+}
+
+impl Found {
+    fn from_bytes(bytes: &[u8; PLAINTEXT_BYTES]) -> Option<Self> {
+        match bytes[0] {
+            TOMBSTONE => Some(Self::Destroyed),
+            TAG_KEY => Some(Self::TagKey),
+            _ => Some(Self::Key(NewKey::from_bytes(bytes)?)),
+        }
+    }
+}
+
+impl NewKey {
+    fn from_bytes(bytes: &[u8; PLAINTEXT_BYTES]) -> Option<Self> {
+        let year = u16::from_be_bytes([bytes[1], bytes[2]]);
+        let name = name_from_parts((bytes[0], year, bytes[3..19].try_into().ok()?))?;
+        let tag: LookupTag = bytes[51..67].try_into().ok()?;
+        Some(Self { name, tag: (tag != LookupTag::default()).then_some(tag) })
     }
 }
 
@@ -193,7 +216,8 @@ fn associated(number: KeySlot, slot: &Slot) -> [u8; 17] {
 /// The kind of a name, its year and its owner.
 type NameParts = (u8, u16, [u8; 16]);
 
-/// The kind of a tombstone, apart from those of names.
+/// The kinds of what has no name.
+const TAG_KEY: u8 = 0;
 const TOMBSTONE: u8 = 255;
 
 fn name_to_parts(name: &KeyName) -> NameParts {
@@ -225,13 +249,6 @@ fn name_from_parts((kind, year, owner): NameParts) -> Option<KeyName> {
 }
 
 impl Content {
-    fn state(&self) -> u8 {
-        match self {
-            Self::TagKey(_) | Self::Key(..) => LIVE,
-            Self::Destroyed(_) => DESTROYED,
-        }
-    }
-
     fn head(&self) -> Position {
         match self {
             Self::Key(_, _, head) => *head,
@@ -242,7 +259,7 @@ impl Content {
     pub(super) fn to_bytes(&self) -> Plaintext {
         let mut bytes = Plaintext::new([0; PLAINTEXT_BYTES]);
         let (kind, year, owner) = match self {
-            Self::TagKey(_) => (0, 0, [0; 16]),
+            Self::TagKey(_) => (TAG_KEY, 0, [0; 16]),
             Self::Key(NewKey { name, .. }, ..) => name_to_parts(name),
             Self::Destroyed(_) => (TOMBSTONE, 0, [0; 16]),
         };
@@ -260,19 +277,12 @@ impl Content {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8], head: Position) -> Option<Self> {
-        let bytes: &[u8; PLAINTEXT_BYTES] = bytes.try_into().ok()?;
-        let year = u16::from_be_bytes([bytes[1], bytes[2]]);
-        let owner: [u8; 16] = bytes[3..19].try_into().ok()?;
-        if bytes[0] == TOMBSTONE {
-            return Some(Self::Destroyed(bytes[19..35].try_into().ok()?));
+    fn from_bytes(bytes: &[u8; PLAINTEXT_BYTES], head: Position) -> Option<Self> {
+        let key = || bytes[19..51].try_into().ok().map(DataKey::from_bytes);
+        match bytes[0] {
+            TOMBSTONE => Some(Self::Destroyed(bytes[19..35].try_into().ok()?)),
+            TAG_KEY => Some(Self::TagKey(key()?)),
+            _ => Some(Self::Key(NewKey::from_bytes(bytes)?, key()?, head)),
         }
-        let key = DataKey::from_bytes(bytes[19..51].try_into().ok()?);
-        if bytes[0] == 0 {
-            return Some(Self::TagKey(key));
-        }
-        let tag: LookupTag = bytes[51..67].try_into().ok()?;
-        let tag = (tag != LookupTag::default()).then_some(tag);
-        Some(Self::Key(NewKey { name: name_from_parts((bytes[0], year, owner))?, tag }, key, head))
     }
 }

@@ -32,7 +32,7 @@ impl FileVault {
     /// How far a copy has come that is made from now on.
     pub fn mark(&self) -> Mark {
         let state = self.read();
-        let (epoch, slots) = (state.wrap.epoch, state.next);
+        let (epoch, slots) = (state.wrap.epoch, state.known.next);
         Mark { epoch, slots, overwritten: state.overwritten.len() }
     }
 
@@ -46,10 +46,10 @@ impl FileVault {
         let overwritten = state.overwritten.iter().skip(mark.overwritten);
         let overwritten = overwritten.filter(|slot| slot.0 < mark.slots);
         let mut changed: Vec<Range<u32>> = overwritten.map(|slot| slot.0..slot.0 + 1).collect();
-        if mark.slots < state.next {
-            changed.push(mark.slots..state.next);
+        if mark.slots < state.known.next {
+            changed.push(mark.slots..state.known.next);
         }
-        let (slots, overwritten) = (state.next, state.overwritten.len());
+        let (slots, overwritten) = (state.known.next, state.overwritten.len());
         Some((changed, Mark { slots, overwritten, ..mark }))
     }
 
