@@ -6,8 +6,14 @@ use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::thread::{self, Builder, Scope};
 
-/// Does these jobs, as many at a time as there are processors and one more, and gives their results in the
-/// order of the jobs. None begins before there is a place for it, so that there may be any number of them.
+/// How many jobs are begun before the first of them is taken: two for each processor, as some wait for the
+/// disk, and one that is done already.
+fn at_once() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get) * 2 + 1
+}
+
+/// Does these jobs, some at a time, and gives their results in the order of the jobs. None begins before
+/// there is a place for it, so that there may be any number of them.
 pub fn ahead<'scope, T, J>(
     scope: &'scope Scope<'scope, '_>,
     jobs: impl IntoIterator<Item = J>,
@@ -16,7 +22,7 @@ where
     T: Send + 'scope,
     J: FnOnce() -> T + Clone + Send + 'scope,
 {
-    let at_once = thread::available_parallelism().map_or(1, NonZero::get) + 1;
+    let at_once = at_once();
     let mut jobs = jobs.into_iter();
     let mut begun = VecDeque::new();
     iter::from_fn(move || {
@@ -69,7 +75,6 @@ mod tests {
             let jobs = iter::repeat(|| begun.fetch_add(1, Ordering::Relaxed));
             assert_eq!(ahead(scope, jobs).take(3).count(), 3);
         });
-        let at_once = thread::available_parallelism().unwrap().get() + 1;
-        assert!(begun.load(Ordering::Relaxed) <= 3 + at_once);
+        assert!(begun.load(Ordering::Relaxed) <= 3 + at_once());
     }
 }

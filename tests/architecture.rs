@@ -17,7 +17,7 @@ const ROOMS: [(&str, &[&str]); 22] = [
     ("seal", &["domain"]),
     ("receipt", &["domain"]),
     ("export", &["domain", "policy"]),
-    ("log", &["domain", "metrics", "proto", "seal"]),
+    ("log", &["domain", "metrics", "parallel", "proto", "seal"]),
     ("tlog", &["domain", "log"]),
     ("vault", &["domain", "log", "parallel", "seal"]),
     ("backup", &["background", "domain", "log", "telemetry", "vault"]),

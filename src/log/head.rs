@@ -10,6 +10,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -19,7 +20,7 @@ use zeroize::Zeroizing;
 use super::note::{Algorithm, KeyError, Note, SignerKey, VerifierKey};
 use super::record::{self, Header};
 use super::tree::{CompactRange, Root};
-use super::{Log, LogError, scan};
+use super::{Log, LogError, pages};
 use crate::domain::{Position, Timestamp};
 
 /// The key that checkpoints are signed with, and the name of the log, which is the key's name.
@@ -176,14 +177,27 @@ pub fn check(
         Ok(known.peek().map(|known| known.size))
     };
     compare(&range)?;
-    let head = scan(log, range.size(), |position, bytes| {
-        let (header, _) =
-            record::decode(bytes, position).map_err(|error| LogError::Damaged(position, error))?;
-        range.push(record::hash(bytes));
-        compare(&range)?;
-        each(&header);
+    let hashed = |first, records: &[Vec<u8>]| -> Vec<_> {
+        let records = (0..).map(|offset| Position::plus(first, offset)).zip(records);
+        let hashed = |(position, bytes): (Position, &Vec<u8>)| {
+            let decoded = record::decode(bytes, position);
+            let (header, _) = decoded.map_err(|error| LogError::Damaged(position, error))?;
+            Ok::<_, LogError>((header, record::hash(bytes)))
+        };
+        records.map(hashed).collect()
+    };
+    thread::scope(|scope| {
+        for page in pages(scope, log, range.size(), hashed) {
+            for hashed in page? {
+                let (header, hash) = hashed?;
+                range.push(hash);
+                compare(&range)?;
+                each(&header);
+            }
+        }
         Ok::<_, HeadError>(())
     })?;
+    let head = range.size();
     match compare(&range)? {
         Some(expected) => Err(HeadError::Lost { head, expected }),
         None => Ok(range),

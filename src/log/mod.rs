@@ -21,9 +21,12 @@ mod tail;
 pub mod tree;
 
 use std::io;
+use std::iter;
 use std::path::PathBuf;
+use std::thread::Scope;
 
 use crate::domain::Position;
+use crate::parallel::ahead;
 use record::RecordError;
 
 /// An append-only sequence of records.
@@ -93,6 +96,34 @@ pub enum LogError {
 
 /// How many records a scan reads at a time.
 pub const PAGE: usize = 1024;
+
+/// The pages of a log from a position to its end, in order, as `open` has them. It opens them ahead, on
+/// all processors.
+pub fn pages<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    log: &'scope dyn Log,
+    from: Position,
+    open: impl Fn(Position, &[Vec<u8>]) -> T + Copy + Send + 'scope,
+) -> impl Iterator<Item = Result<T, LogError>> {
+    let page = move |first| {
+        let records = log.read(first, PAGE)?;
+        Ok((open(first, &records), records.len() < PAGE))
+    };
+    // Many logs have but one, and need no threads.
+    let first = page(from);
+    let others = iter::successors(Some(from), |first| Some(first.plus(PAGE as u64))).skip(1);
+    let others = ahead(scope, others.map(move |first| move || page(first)));
+    let mut pages = iter::once(first).chain(others);
+    let mut is_over = false;
+    iter::from_fn(move || {
+        let (page, is_last) = match pages.next().filter(|_| !is_over)? {
+            Ok((page, is_last)) => (Ok(page), is_last),
+            Err(error) => (Err(error), true),
+        };
+        is_over = is_last;
+        Some(page)
+    })
+}
 
 /// Calls `each` with every record from `from` to the end, in order.
 pub fn scan<E: From<LogError>>(

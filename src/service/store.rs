@@ -1,8 +1,7 @@
 //! What is stored: the log, the vault and the views, and how an event is read back.
 
-use std::collections::{HashMap, VecDeque};
-use std::num::NonZero;
-use std::panic::resume_unwind;
+use std::collections::HashMap;
+use std::iter::Peekable;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 
@@ -12,10 +11,10 @@ use crate::domain::{
 };
 use crate::log::codec::{self, DecodeError};
 use crate::log::record::{self, Header, KeySlot, RecordHash};
-use crate::log::{Log, LogError, PAGE};
+use crate::log::{Log, LogError, PAGE, pages};
 use crate::seal::{DataKey, OpenError, RecordKey};
 use crate::vault::{KeyName, SlotState, Vault, VaultError};
-use crate::views::{Checkpoint, LicenseView, RequestView, Views, ViewsError};
+use crate::views::{Checkpoint, LicenseView, RequestView, Views, ViewsError, Whole};
 
 /// What is stored cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -116,8 +115,14 @@ struct Page {
     end: Position,
     /// The hash of its last record, if it has any.
     last: Option<RecordHash>,
-    /// Whether the log ends with it.
-    is_last: bool,
+    /// Whether more may follow.
+    is_full: bool,
+}
+
+impl Page {
+    fn pairs(&self) -> impl Iterator<Item = (Position, &Event)> {
+        self.events.iter().map(|(position, event)| (*position, event))
+    }
 }
 
 impl Store {
@@ -237,62 +242,47 @@ impl Store {
         }))
     }
 
-    /// Brings the views up to the log. `progress` is told each position.
+    /// Brings the views up to the log. `progress` is told how many records are taken in.
     pub fn catch_up(&self, mut progress: impl FnMut(Position)) -> Result<(), StoreError> {
-        let mut take_in = |page: Page| {
-            if let Some(last) = page.last {
-                let events = page.events.iter().map(|(position, event)| (*position, event));
-                let end = Checkpoint { next: page.end, last };
-                self.views.apply(events, end, &|position| self.is_erased(position))?;
-            }
-            progress(page.end);
-            Ok::<_, StoreError>(page.is_last)
-        };
         let from = self.views.checkpoint()?.next;
-        if take_in(self.page(from)?)? {
-            return Ok(());
-        }
-        // What is behind by more has its pages opened ahead, on all processors.
-        let at_once = thread::available_parallelism().map_or(1, NonZero::get);
-        self.views.in_bulk(true);
-        let taken_in = thread::scope(|scope| {
-            let mut next = from.plus(PAGE as u64);
-            let mut opening = VecDeque::new();
-            loop {
-                while opening.len() <= at_once {
-                    let first = next;
-                    let open = move || self.page(first);
-                    opening.push_back((first, thread::Builder::new().spawn_scoped(scope, open)));
-                    next = next.plus(PAGE as u64);
-                }
-                let page = match opening.pop_front() {
-                    Some((_, Ok(page))) => page.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                    // Without a thread it takes its time here.
-                    Some((first, Err(_))) => self.page(first),
-                    None => return Ok(()),
-                };
-                if take_in(page?)? {
-                    return Ok(());
-                }
+        let head = self.log.head()?;
+        thread::scope(|scope| {
+            let open = |first, records: &[Vec<u8>]| self.page(first, records);
+            let pages = pages(scope, self.log.as_ref(), from, open);
+            let mut pages = pages.map(|page| page?).peekable();
+            // A page alone is taken in sooner than files are made for more.
+            if matches!(pages.peek(), Some(Ok(page)) if page.is_full)
+                && let Some(whole) = self.views.take_in_whole()?
+            {
+                take_in_whole(whole, head, &mut pages, &mut progress)?;
             }
-        });
-        self.views.in_bulk(false);
-        taken_in
+            for page in pages {
+                let page = page?;
+                self.take_in(&page)?;
+                progress(page.end);
+            }
+            Ok(())
+        })
+    }
+
+    fn take_in(&self, page: &Page) -> Result<(), ViewsError> {
+        let Some(last) = page.last else { return Ok(()) };
+        let end = Checkpoint { next: page.end, last };
+        self.views.apply(page.pairs(), end, &|position| self.is_erased(position))
     }
 
     /// Opens a page of the log.
-    fn page(&self, first: Position) -> Result<Page, StoreError> {
-        let records = self.log.read(first, PAGE)?;
+    fn page(&self, first: Position, records: &[Vec<u8>]) -> Result<Page, StoreError> {
         let mut reader = Reader::new(self.vault.as_ref());
         let mut events = Vec::with_capacity(records.len());
         let mut end = first;
-        for bytes in &records {
+        for bytes in records {
             // What was erased is as if it had never been there.
             events.extend(reader.read(end, bytes)?.map(|event| (end, event)));
             end = end.plus(1);
         }
         let last = records.last().map(|bytes| record::hash(bytes));
-        Ok(Page { events, end, last, is_last: records.len() < PAGE })
+        Ok(Page { events, end, last, is_full: records.len() == PAGE })
     }
 
     /// Whether the views are of this log: it has the record that they ended with.
@@ -302,6 +292,29 @@ impl Store {
         let page = self.log.read(Position(last), 1)?;
         Ok(page.first().is_some_and(|bytes| record::hash(bytes) == checkpoint.last))
     }
+}
+
+/// Makes the views of all that was in the log before any of it was read. What another server erases
+/// meanwhile, it says behind that, and the views are made to forget it then. Half of the progress is
+/// that all is read, the other that the views are made of it.
+fn take_in_whole(
+    mut whole: Whole<'_>,
+    head: Position,
+    pages: &mut Peekable<impl Iterator<Item = Result<Page, StoreError>>>,
+    mut progress: impl FnMut(Position),
+) -> Result<(), StoreError> {
+    let mut end = Checkpoint { next: Position::ZERO, last: RecordHash::default() };
+    let is_before = |page: &Result<Page, _>| page.as_ref().map_or(true, |page| page.end <= head);
+    while let Some(page) = pages.next_if(is_before) {
+        let page = page?;
+        whole.apply(page.pairs())?;
+        end = Checkpoint { next: page.end, last: page.last.unwrap_or(end.last) };
+        progress(Position(end.next.0 / 2));
+    }
+    let records = end.next.0;
+    Ok(whole.finish(end, |done, parts| {
+        progress(Position(records / 2 + (records - records / 2) * done / parts));
+    })?)
 }
 
 /// Opens records, and keeps the data keys of those it just opened: neighbours often share one.

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::fold::{ActivationChange, Fold, LicenseChange, SubjectChange};
+use super::later::Later;
 use super::layers::ChangedLayers;
 use super::row::{
     self, ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
@@ -10,8 +12,8 @@ use super::row::{
 };
 use super::{Checkpoint, ViewsError};
 use crate::domain::{
-    ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position, RequestId, Status,
-    SubjectId,
+    ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position, RequestId,
+    RestrictionKind, Status, SubjectId,
 };
 
 /// Whether what is at a position is erased.
@@ -21,24 +23,28 @@ pub type IsErased<'a> = &'a dyn Fn(Position) -> Result<bool, ViewsError>;
 pub(super) struct Changes<'a> {
     rows: ChangedLayers<'a>,
     is_erased: IsErased<'a>,
+    /// Where the changes of rows are put off that come of changes to them alone.
+    later: Option<&'a mut Later>,
 }
 
 impl<'a> Changes<'a> {
     pub(super) fn new(rows: ChangedLayers<'a>, is_erased: IsErased<'a>) -> Self {
-        Self { rows, is_erased }
+        Self { rows, is_erased, later: None }
+    }
+
+    /// Puts changes off.
+    pub(super) fn later(self, later: &'a mut Later) -> Self {
+        Self { later: Some(later), ..self }
     }
 
     #[allow(clippy::too_many_lines)] // an arm for each event type
     pub(super) fn apply(&mut self, position: Position, event: &Event) -> Result<(), ViewsError> {
         match event {
-            Event::SubjectRegistered { subject, .. } | Event::EmailRecorded { subject, .. } => self
-                .of_subject(*subject, position, EntryKind::Other, |row| {
-                    row.email = Some(position.0);
-                }),
+            Event::SubjectRegistered { subject, .. } | Event::EmailRecorded { subject, .. } => {
+                self.subject(*subject, position, SubjectChange::Email)
+            }
             Event::NameRecorded { subject, .. } => {
-                self.of_subject(*subject, position, EntryKind::Other, |row| {
-                    row.name = Some(position.0);
-                })
+                self.subject(*subject, position, SubjectChange::Name)
             }
             Event::LicenseIssued { license, subject, terms, at, .. } => {
                 let product = terms.product.as_str();
@@ -65,13 +71,9 @@ impl<'a> Changes<'a> {
                 self.activated(*license, *activation, position).map(drop)
             }
             Event::Deactivated { license, activation, .. } => {
-                let mut row: ActivationRow = self.row(&row::activation(*activation))?;
-                row.ended = Some(position.0);
-                self.put(row::activation(*activation), &row)?;
-                self.of_license(*license, position, EntryKind::Other, |row| {
-                    row.used = row.used.checked_sub(1)?;
-                    Some(())
-                })
+                let ended = ActivationChange::Ended;
+                self.change::<ActivationRow>(*activation.as_bytes(), position, ended)?;
+                self.license(*license, position, LicenseChange::Deactivated).map(drop)
             }
             Event::LicenseSuspended { license, .. } => {
                 self.status(*license, position, Status::Suspended)
@@ -82,13 +84,12 @@ impl<'a> Changes<'a> {
             Event::LicenseRevoked { license, .. } => {
                 self.status(*license, position, Status::Revoked)
             }
-            Event::AccessRecorded { subject, .. } => {
-                self.of_subject(*subject, position, EntryKind::Other, |_| ())
-            }
             Event::RestrictionChanged { subject, kind, holds, .. } => {
-                self.of_subject(*subject, position, EntryKind::Other, |row| {
-                    *row.restriction(*kind) = *holds;
-                })
+                let change = match kind {
+                    RestrictionKind::Restriction => SubjectChange::Restricted(*holds),
+                    RestrictionKind::LegalHold => SubjectChange::Held(*holds),
+                };
+                self.subject(*subject, position, change)
             }
             Event::RequestOpened { request, subject, .. } => {
                 let row = RequestRow {
@@ -100,7 +101,7 @@ impl<'a> Changes<'a> {
                 self.put(row::request(*request), &row)?;
                 self.put(row::open_request(*request), &())?;
                 let kind = EntryKind::Requested { request: *request.as_bytes() };
-                self.of_subject(*subject, position, kind, |_| ())
+                self.subject(*subject, position, SubjectChange::Entry(kind))
             }
             Event::RequestStepped { request, subject, step, .. } => {
                 let closes = step.closes();
@@ -111,7 +112,7 @@ impl<'a> Changes<'a> {
                 if closes {
                     self.delete(row::open_request(*request));
                 }
-                self.of_subject(*subject, position, EntryKind::Other, |_| ())
+                self.subject(*subject, position, SubjectChange::Entry(EntryKind::Other))
             }
             Event::ErasureBegun { erasure, subject, .. } => {
                 let row = ErasureRow {
@@ -129,10 +130,10 @@ impl<'a> Changes<'a> {
                 self.forget(*subject)
             }
             Event::Disclosed { subject, .. } => {
-                self.of_subject(*subject, position, EntryKind::Disclosed, |_| ())
+                self.subject(*subject, position, SubjectChange::Entry(EntryKind::Disclosed))
             }
-            Event::RecipientTold { subject, .. } => {
-                self.of_subject(*subject, position, EntryKind::Other, |_| ())
+            Event::AccessRecorded { subject, .. } | Event::RecipientTold { subject, .. } => {
+                self.subject(*subject, position, SubjectChange::Entry(EntryKind::Other))
             }
             Event::NoticeCreated { notice, .. } => {
                 let subject = *notice.subject.as_bytes();
@@ -170,17 +171,17 @@ impl<'a> Changes<'a> {
         status: Status,
         position: Position,
     ) -> Result<(), ViewsError> {
-        let row = LicenseRow {
+        let issued = LicenseChange::Issued {
             subject: *subject.as_bytes(),
-            issued: position.0,
-            status: row::status_to_row(status),
-            used: 0,
-            activations: 0,
             product: product.to_owned(),
+            status: row::status_to_row(status),
         };
-        self.put_owner(row::license(license), license.as_bytes(), row, &[])?;
+        self.license(license, position, issued)?;
+        if let Some(later) = &mut self.later {
+            later.issued(license, subject, product);
+        }
         let kind = EntryKind::Issued { license: *license.as_bytes() };
-        self.of_subject(subject, position, kind, |_| ())
+        self.subject(subject, position, SubjectChange::Entry(kind))
     }
 
     /// Takes a seat, and gives the product and whose license it is.
@@ -190,19 +191,14 @@ impl<'a> Changes<'a> {
         activation: ActivationId,
         position: Position,
     ) -> Result<(String, SubjectId), ViewsError> {
-        let row =
-            ActivationRow { license: *license.as_bytes(), activated: position.0, ended: None };
-        self.put(row::activation(activation), &row)?;
-        let kind = EntryKind::Activated { activation: *activation.as_bytes() };
-        let (mut product, mut subject) = (String::new(), SubjectId::NOBODY);
-        self.of_license(license, position, kind, |row| {
-            product.clone_from(&row.product);
-            subject = SubjectId::from_bytes(row.subject);
-            row.activations = row.activations.checked_add(1)?;
-            row.used = row.used.checked_add(1)?;
-            Some(())
-        })?;
-        Ok((product, subject))
+        let begun = ActivationChange::Begun { license: *license.as_bytes() };
+        self.change::<ActivationRow>(*activation.as_bytes(), position, begun)?;
+        let change = LicenseChange::Activated { activation: *activation.as_bytes() };
+        let of = match self.license(license, position, change)? {
+            Some(Owner { row, .. }) => Some((row.product, SubjectId::from_bytes(row.subject))),
+            None => self.later.as_ref().and_then(|later| later.license(license)),
+        };
+        of.ok_or_else(unreadable)
     }
 
     /// Adds to the counts of a day and a product. They are small, or their row is not what was written.
@@ -271,60 +267,52 @@ impl<'a> Changes<'a> {
         position: Position,
         status: Status,
     ) -> Result<(), ViewsError> {
-        self.of_license(license, position, EntryKind::Other, |row| {
-            row.status = row::status_to_row(status);
-            Some(())
-        })
+        let change = LicenseChange::Status(row::status_to_row(status));
+        self.license(license, position, change).map(drop)
     }
 
-    /// Changes a license and adds to its entries. `change` is `None` where the row cannot be right.
-    fn of_license(
-        &mut self,
-        id: LicenseId,
-        position: Position,
-        kind: EntryKind,
-        change: impl FnOnce(&mut LicenseRow) -> Option<()>,
-    ) -> Result<(), ViewsError> {
-        let entry = EntryRow { position: position.0, kind };
-        self.of_owner(row::license(id), id.as_bytes(), entry, |known: Option<Owner<_>>| {
-            let mut license = known?;
-            change(&mut license.row)?;
-            Some(license)
-        })
-    }
-
-    /// Changes a person and adds to their entries. What is the first of theirs may be anything:
-    /// what came before it may be erased.
-    fn of_subject(
+    fn subject(
         &mut self,
         id: SubjectId,
         position: Position,
-        kind: EntryKind,
-        change: impl FnOnce(&mut SubjectRow),
+        change: SubjectChange,
     ) -> Result<(), ViewsError> {
-        let entry = EntryRow { position: position.0, kind };
-        self.of_owner(row::subject(id), id.as_bytes(), entry, |known| {
-            let mut subject = known.unwrap_or_else(|| Owner::new(SubjectRow::default()));
-            change(&mut subject.row);
-            Some(subject)
-        })
+        self.change::<Owner<SubjectRow>>(*id.as_bytes(), position, change).map(drop)
     }
 
-    /// Changes the row of a person or a license and adds to its entries. `change` is `None` where the row
-    /// cannot be right.
-    fn of_owner<R: Serialize + DeserializeOwned>(
+    /// Changes a license, and gives it as it is now; `None`: that is put off.
+    fn license(
         &mut self,
-        key: Vec<u8>,
-        id: &[u8; 16],
-        entry: EntryRow,
-        change: impl FnOnce(Option<Owner<R>>) -> Option<Owner<R>>,
-    ) -> Result<(), ViewsError> {
-        let place = self.rows.bytes(key)?;
-        let known = place.as_deref().map(Owner::read).transpose()?;
-        let mut owner = change(known).ok_or_else(unreadable)?;
-        let page = owner.add(entry)?;
-        *place = Some(owner.to_bytes()?);
-        self.put_page(id, page)
+        id: LicenseId,
+        position: Position,
+        change: LicenseChange,
+    ) -> Result<Option<Owner<LicenseRow>>, ViewsError> {
+        self.change(*id.as_bytes(), position, change)
+    }
+
+    /// Changes a row, and gives it as it is now; `None`: that is put off.
+    fn change<R: Fold>(
+        &mut self,
+        id: [u8; 16],
+        position: Position,
+        change: R::Change,
+    ) -> Result<Option<R>, ViewsError> {
+        if let Some(later) = &mut self.later {
+            later.put_off::<R>(id, position, &change)?;
+            return Ok(None);
+        }
+        let key = R::key(id);
+        let (place, known) = if R::begins(&change) {
+            (self.rows.newest.entry(key).or_default(), None)
+        } else {
+            let place = self.rows.bytes(key)?;
+            let known = place.as_deref().map(R::read).transpose()?;
+            (place, known)
+        };
+        let (row, page) = R::fold(known, position, change)?;
+        *place = Some(row.to_bytes()?);
+        self.put_page(&id, page)?;
+        Ok(Some(row))
     }
 
     fn request(

@@ -21,8 +21,6 @@ pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// How many rows wait in memory, some 200 bytes each. The longer they wait, the more of them are changed
 /// again before they move; and the more a start takes in again of the log after the process was killed.
 const RECENT_ROWS: usize = 64 * 1024;
-/// The same while much of the log is taken in.
-const MANY_ROWS: usize = 256 * 1024;
 
 /// The rows that are in memory.
 pub(super) struct Recent {
@@ -48,11 +46,6 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Whether much comes at once: then more rows wait.
-    pub(super) fn in_bulk(&mut self, is_bulk: bool) {
-        self.waiting = if is_bulk { MANY_ROWS } else { RECENT_ROWS };
-    }
-
     pub(super) fn layers<'a>(&'a self, store: &'a Store) -> Result<Layers<'a>, ViewsError> {
         self.is_whole()?;
         let moving = self.moving.as_ref().map(|moving| moving.rows.as_ref());
@@ -199,6 +192,22 @@ impl<'a> Layers<'a> {
         let (newest, moving) = self.recent(&range);
         let stored = self.store.range(range).rev().map(stored);
         present(Merged::new(newest.rev(), Merged::new(moving.rev(), stored, true), true))
+    }
+
+    /// Whether both have the same rows in a range.
+    pub(super) fn same_as(
+        self,
+        other: Layers<'_>,
+        range: Range<&[u8]>,
+    ) -> Result<bool, ViewsError> {
+        let mut theirs = other.range(range.clone());
+        for ours in self.range(range) {
+            match theirs.next().transpose()? {
+                Some(theirs) if theirs == ours? => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(theirs.next().is_none())
     }
 
     /// The ids that follow a prefix in the keys of rows.

@@ -9,16 +9,20 @@
 //! again. They are lost with a killed process; the log has them.
 
 mod changes;
+mod fold;
+mod later;
 mod layers;
 mod row;
 mod store;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
 
 use serde::de::DeserializeOwned;
 
@@ -27,6 +31,7 @@ use crate::domain::{
     Product, RequestId, Status, Subject, SubjectId,
 };
 use crate::log::record::RecordHash;
+use crate::parallel::ahead;
 use changes::Changes;
 use layers::Recent;
 use row::{
@@ -36,6 +41,7 @@ use row::{
 use store::Store;
 
 pub use changes::IsErased;
+pub use whole::Whole;
 
 /// The views cannot be read or written. They can be rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -139,13 +145,12 @@ impl Views {
     /// believed is an error; then [`Views::delete`] and open again.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, ViewsError> {
         let rows = directory.join("rows");
-        let boot = boot_id();
         if directory.join("sled").exists() {
             return Err(ViewsError::Damaged("they have another version's form".to_owned()));
         }
         if rows.exists() {
             let trust = fs::read_to_string(directory.join(TRUST)).unwrap_or_default();
-            if trust != CLOSED && Some(trust) != boot {
+            if trust != CLOSED && Some(trust) != boot_id() {
                 return Err(ViewsError::Damaged("they were not closed in order".to_owned()));
             }
         }
@@ -158,8 +163,8 @@ impl Views {
             let _ = write_synced(&trust, "");
         };
         let store = Arc::new(Store::open(&rows, cache_bytes, distrust)?);
-        write_synced(&directory.join(TRUST), boot.as_deref().unwrap_or_default())?;
         let views = Self { store, recent: RwLock::default(), directory: directory.to_owned() };
+        views.trust()?;
         // Rows of another version are none of this one's.
         views.checkpoint()?;
         Ok(views)
@@ -187,14 +192,22 @@ impl Views {
     /// Whether both hold the same, row for row.
     pub fn same_as(&self, other: &Self) -> Result<bool, ViewsError> {
         let (ours, theirs) = (self.read_recent(), other.read_recent());
-        let mut theirs = theirs.layers(&other.store)?.range(row::ALL);
-        for ours in ours.layers(&self.store)?.range(row::ALL) {
-            match theirs.next().transpose()? {
-                Some(theirs) if theirs == ours? => {}
-                _ => return Ok(false),
+        let (ours, theirs) = (ours.layers(&self.store)?, theirs.layers(&other.store)?);
+        thread::scope(|scope| {
+            let compare =
+                |range: Range<Vec<u8>>| move || ours.same_as(theirs, &range.start..&range.end);
+            for same in ahead(scope, row::shares().into_iter().map(compare)) {
+                if !same? {
+                    return Ok(false);
+                }
             }
-        }
-        Ok(theirs.next().is_none())
+            Ok(true)
+        })
+    }
+
+    /// Has the views believed at the next start of this boot.
+    fn trust(&self) -> Result<(), ViewsError> {
+        write_synced(&self.directory.join(TRUST), &boot_id().unwrap_or_default())
     }
 
     /// Has the views rebuilt at the next start.
@@ -461,9 +474,9 @@ impl Views {
         }
     }
 
-    /// Whether much of the log is taken in just now: then rows are written less often.
-    pub fn in_bulk(&self, is_bulk: bool) {
-        self.write_recent().in_bulk(is_bulk);
+    fn is_empty(&self) -> Result<bool, ViewsError> {
+        let first = self.read_recent().layers(&self.store)?.range(row::ALL).next().transpose()?;
+        Ok(first.is_none())
     }
 
     fn read_recent(&self) -> RwLockReadGuard<'_, Recent> {

@@ -1,13 +1,14 @@
 //! The rows, and the keys they are found by. Ids and positions only: never a tag, an address or a
 //! time.
 
+use std::ops::Range;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ViewsError;
 use crate::domain::{
-    ActivationId, Day, ErasureId, LicenseId, NoticeId, Position, RequestId, RestrictionKind,
-    Status, SubjectId,
+    ActivationId, Day, ErasureId, LicenseId, NoticeId, Position, RequestId, Status, SubjectId,
 };
 
 /// A change of any row or key. Views of another version are rebuilt.
@@ -46,16 +47,6 @@ pub(super) struct SubjectRow {
     pub(super) name: Option<u64>,
     pub(super) restricted: bool,
     pub(super) held: bool,
-}
-
-impl SubjectRow {
-    /// Where it is noted whether such a restriction holds.
-    pub(super) fn restriction(&mut self, kind: RestrictionKind) -> &mut bool {
-        match kind {
-            RestrictionKind::Restriction => &mut self.restricted,
-            RestrictionKind::LegalHold => &mut self.held,
-        }
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,6 +182,19 @@ pub(super) enum EntryKind {
 
 /// Between the first key that there may be and what follows the last.
 pub(super) const ALL: std::ops::Range<&[u8]> = b""..b"\xFF";
+
+/// All keys in shares, in order: between them lie rows with an id that begins alike.
+pub(super) fn shares() -> Vec<Range<Vec<u8>>> {
+    let mut borders = vec![ALL.start.to_vec()];
+    for prefix in ROWS_OF_MANY {
+        borders.extend((0..=u8::MAX).step_by(8).map(|first| vec![*prefix, first]));
+    }
+    borders.push(ALL.end.to_vec());
+    borders.windows(2).map(|of| of[0].clone()..of[1].clone()).collect()
+}
+
+/// What the keys of most rows begin with, before their id: activations, licenses, pages, persons.
+const ROWS_OF_MANY: &[u8] = b"alps";
 
 pub(super) const CHECKPOINT: &[u8] = b"c";
 /// The vault's epoch, as far as the log tells.

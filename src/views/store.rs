@@ -23,6 +23,9 @@ const MOST_UNMERGED: usize = 24;
 const POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: &str = "the views are damaged; start again, and they are rebuilt";
 
+/// Puts a row into a batch by its number, or the deletion of one.
+pub(super) type Put<'a> = dyn FnMut(usize, Slice, Option<Slice>) -> Result<(), ViewsError> + 'a;
+
 /// The rows of one log's views.
 pub(super) struct Store {
     engine: Contained<Engine>,
@@ -89,22 +92,35 @@ impl Store {
 
     /// Writes rows in one atomic batch, the deleted ones as `None`.
     pub(super) fn write(&self, rows: &Rows) -> Result<(), ViewsError> {
-        let write = || {
+        self.write_batches(1, |put| {
+            let mut rows = rows.iter();
+            rows.try_for_each(|(key, row)| put(0, key[..].into(), row.as_deref().map(Slice::from)))
+        })
+    }
+
+    /// Writes several batches at a time, of any size. `fill` puts rows into them, into each of them in
+    /// the order of keys.
+    pub(super) fn write_batches(
+        &self,
+        batches: usize,
+        fill: impl FnOnce(&mut Put<'_>) -> Result<(), ViewsError>,
+    ) -> Result<(), ViewsError> {
+        let begin = || {
             self.persist(PersistMode::Buffer)?;
             while self.engine.rows.l0_table_count() >= MOST_UNMERGED {
                 thread::sleep(POLL);
                 self.persist(PersistMode::Buffer)?;
             }
-            let mut tables = self.engine.rows.start_ingestion()?;
-            for (key, value) in rows {
-                match value {
-                    Some(value) => tables.write(key.as_slice(), value.as_slice())?,
-                    None => tables.write_tombstone(key.as_slice())?,
-                }
-            }
-            tables.finish()
+            (0..batches).map(|_| self.engine.rows.start_ingestion()).collect::<Result<Vec<_>, _>>()
         };
-        self.noted(write())
+        let mut tables = self.noted(begin())?;
+        fill(&mut |batch, key, row| {
+            self.noted(match row {
+                Some(row) => tables[batch].write(key, row),
+                None => tables[batch].write_tombstone(key),
+            })
+        })?;
+        tables.into_iter().try_for_each(|table| self.noted(table.finish()))
     }
 
     /// Makes all that was written durable.

@@ -1,3 +1,6 @@
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
 use super::row::{EntriesRow, EntryRow};
 use super::*;
 use crate::domain::{
@@ -266,6 +269,126 @@ fn entries_are_in_order_wherever_a_page_ends_and_whatever_is_erased_of_them() {
             assert_eq!(last[0].position, end.next);
         }
     }
+}
+
+/// Events by chance, of persons and licenses whose ids begin with one of two bytes.
+fn any_events(rng: &mut StdRng, count: usize) -> Vec<(Position, Event)> {
+    let id = |rng: &mut StdRng| {
+        let mut id: [u8; 16] = rng.random();
+        id[0] = rng.random_range(0..2);
+        id
+    };
+    let (signing_key, lease_until) = (SigningKeyId::from_bytes([0; 32]), None);
+    let (mut subjects, mut licenses) = (vec![SUBJECT], vec![]);
+    let mut taken: Vec<(LicenseId, ActivationId)> = Vec::new();
+    let mut events: Vec<Event> = Vec::new();
+    while events.len() < count {
+        let at = Timestamp::from_millis(i64::try_from(events.len()).unwrap() * 60_000).unwrap();
+        let subject = subjects[rng.random_range(0..subjects.len())];
+        let email = || Email::parse("ada@example.com").unwrap();
+        let product = || Product::parse(["p", "q"][events.len() % 2]).unwrap();
+        let license = licenses.get(rng.random_range(0..=licenses.len())).copied();
+        let event = match (rng.random_range(0..100), license) {
+            (0, _) if subjects.len() < 30 => {
+                let subject = SubjectId::from_bytes(id(rng));
+                subjects.push(subject);
+                Event::SubjectRegistered { subject, email: email(), at }
+            }
+            (1, _) => Event::EmailRecorded { subject, email: email(), at },
+            (2, _) => {
+                let kind = RestrictionKind::Restriction;
+                Event::RestrictionChanged { subject, kind, holds: rng.random(), at }
+            }
+            (3, _) => {
+                let recipient = RecipientName::parse("ZenDesk").unwrap();
+                Event::Disclosed { subject, recipient, categories: Vec::new(), at }
+            }
+            (4, _) => {
+                let day = Day(rng.random_range(-1..=at.day().0));
+                Event::DayClosed { day, counts: vec![(product(), Counts::default())], at }
+            }
+            (5, _) => Event::EpochMoved { epoch: rng.random(), at },
+            (6, _) | (_, None) if licenses.len() < 50 => {
+                let (license, key) = (LicenseId::from_bytes(id(rng)), LicenseKey::generate(|| 0));
+                let (seats, expires_at, updates_until) = (Seats::new(3).unwrap(), None, None);
+                let terms = Terms { product: product(), seats, expires_at, updates_until };
+                licenses.push(license);
+                if rng.random() {
+                    Event::LicenseIssued { license, subject, key, terms, at }
+                } else {
+                    Event::LicenseKept { license, subject, key, terms, suspended: true, at }
+                }
+            }
+            (7, Some(license)) => Event::LicenseSuspended { license, at },
+            (8, Some(license)) => Event::LicenseReinstated { license, at },
+            (9..30, Some(_)) if !taken.is_empty() => {
+                let (license, activation) = taken.swap_remove(rng.random_range(0..taken.len()));
+                Event::Deactivated { license, activation, by_staff: false, at }
+            }
+            (30, Some(license)) => {
+                let activation = ActivationId::from_bytes(id(rng));
+                Event::ActivationKept { license, activation, signing_key, lease_until, at }
+            }
+            (_, Some(license)) => {
+                let activation = ActivationId::from_bytes(id(rng));
+                taken.push((license, activation));
+                Event::Activated { license, activation, signing_key, lease_until, at }
+            }
+            (_, None) => continue,
+        };
+        events.push(event);
+    }
+    (0..).map(Position).zip(events).collect()
+}
+
+#[test]
+fn changes_that_were_put_off_make_the_same_rows() {
+    let mut rng = StdRng::seed_from_u64(1);
+    // A few, which stay in memory, and more than that.
+    for count in [10, 300, 6000] {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("whole");
+        let events = any_events(&mut rng, count);
+        let end = Checkpoint { next: Position(events.len() as u64), last: [9; 32] };
+        let by_one = Views::open(&place.path().join("by one"), 1 << 20).unwrap();
+        take(&by_one, pairs(&events));
+
+        let views = Views::open(&path, 1 << 20).unwrap();
+        let mut whole = views.take_in_whole().unwrap().unwrap();
+        for some in events.chunks(7) {
+            whole.apply(pairs(some)).unwrap();
+        }
+        assert!(views.checkpoint().is_err(), "nothing is there before the end");
+        let mut told = Vec::new();
+        whole.finish(end, |done, parts| told.push((done, parts))).unwrap();
+        assert_eq!(told.last(), Some(&(told.len() as u64, told.len() as u64)));
+        assert!(views.same_as(&by_one).unwrap(), "{count}");
+        assert!(views.take_in_whole().unwrap().is_none(), "they are not taken in twice");
+        drop(views);
+        let views = Views::open(&path, 1 << 20).unwrap();
+        assert_eq!(views.checkpoint().unwrap(), end);
+        assert!(views.same_as(&by_one).unwrap(), "{count}");
+    }
+}
+
+#[test]
+fn a_whole_log_that_was_not_taken_in_to_its_end_leaves_nothing_to_believe() {
+    let place = tempfile::tempdir().unwrap();
+    let views = Views::open(place.path(), 1 << 20).unwrap();
+    let mut whole = views.take_in_whole().unwrap().unwrap();
+    whole.apply(pairs(&events())).unwrap();
+    drop(whole);
+    assert!(views.close().is_err());
+    drop(views);
+    assert!(Views::open(place.path(), 1 << 20).is_err());
+    // A license that was never issued has no row to be changed.
+    Views::delete(place.path()).unwrap();
+    let views = Views::open(place.path(), 1 << 20).unwrap();
+    let mut whole = views.take_in_whole().unwrap().unwrap();
+    whole.apply(pairs(&events()[5..])).unwrap();
+    let end = Checkpoint { next: Position(6), last: [9; 32] };
+    assert!(whole.finish(end, |_, _| ()).is_err());
+    assert!(views.checkpoint().is_err());
 }
 
 #[test]

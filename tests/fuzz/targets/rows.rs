@@ -20,8 +20,14 @@ use store::Store;
 
 // Nobody's business but the views', so compiled in here; with a store in memory, as the files of theirs are
 // read by others' code and have its checksums.
+#[allow(dead_code)] // nothing is put off
 #[path = "../../../src/views/changes.rs"]
 mod changes;
+#[path = "../../../src/views/fold.rs"]
+mod fold;
+#[allow(dead_code)] // nothing is put off
+#[path = "../../../src/views/later.rs"]
+mod later;
 #[allow(dead_code)] // nothing is moved to the store behind events
 #[path = "../../../src/views/layers.rs"]
 mod layers;

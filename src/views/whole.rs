@@ -1,0 +1,77 @@
+//! Views of a whole log, from nothing.
+
+use std::thread;
+
+use super::changes::Changes;
+use super::later::{Folded, Later};
+use super::layers::Recent;
+use super::{Checkpoint, Views, ViewsError};
+use crate::domain::{Event, Position};
+use crate::parallel::ahead;
+
+/// Takes in a whole log, where there are no views yet. There is nothing to read before its end; without
+/// one, the views are of no use.
+pub struct Whole<'v> {
+    views: &'v Views,
+    /// The rows that have a part in each other, which are few.
+    few: Recent,
+    later: Later,
+}
+
+impl Views {
+    /// Begins to take in a whole log. `None`: something is in the views already.
+    pub fn take_in_whole(&self) -> Result<Option<Whole<'_>>, ViewsError> {
+        if !self.is_empty()? {
+            return Ok(None);
+        }
+        self.distrust()?;
+        self.write_recent().fail();
+        let later = Later::new(&self.directory);
+        Ok(Some(Whole { views: self, few: Recent::default(), later }))
+    }
+}
+
+impl Whole<'_> {
+    /// Takes in events that follow those before. What one of them says was erased must not be among them.
+    pub fn apply<'e>(
+        &mut self,
+        events: impl IntoIterator<Item = (Position, &'e Event)>,
+    ) -> Result<(), ViewsError> {
+        let few = self.few.changes(&self.views.store)?;
+        let mut changes = Changes::new(few, &|_| Ok(false)).later(&mut self.later);
+        events.into_iter().try_for_each(|(position, event)| changes.apply(position, event))
+    }
+
+    /// Makes the views of what was taken in, up to `end`. `progress` is told how many of how many parts
+    /// are done.
+    pub fn finish(
+        self,
+        end: Checkpoint,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<(), ViewsError> {
+        let Self { views, mut few, later } = self;
+        let store = &views.store;
+        store.write_batches(4, |put| {
+            thread::scope(|scope| {
+                let folds = later.folds();
+                let parts = folds.len() as u64;
+                for (done, folded) in (1..).zip(ahead(scope, folds)) {
+                    let Folded { activations, licenses, pages, subjects } = folded?;
+                    for (batch, rows) in
+                        [activations, licenses, pages, subjects].into_iter().enumerate()
+                    {
+                        for (key, row) in rows {
+                            put(batch, key.into(), Some(row.into()))?;
+                        }
+                    }
+                    progress(done, parts);
+                }
+                Ok(())
+            })
+        })?;
+        Changes::new(few.changes(store)?, &|_| Ok(false)).checkpoint(end)?;
+        few.settle_all(store)?;
+        *views.write_recent() = Recent::default();
+        views.trust()
+    }
+}
