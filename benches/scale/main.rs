@@ -22,8 +22,10 @@ use countersign::log::sled::SledLog;
 use countersign::log::{Log as _, scan};
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
+use countersign::proto::v1::privacy_service_client::PrivacyServiceClient;
 use countersign::proto::v1::{
-    ActivateRequest, GetHistoryRequest, GetSigningKeysRequest, Purpose, get_history_request,
+    ActivateRequest, ExportSubjectRequest, GetHistoryRequest, GetSigningKeysRequest, Purpose,
+    export_subject_request, get_history_request,
 };
 use countersign::vault::file::{FileVault, Places};
 use countersign::vault::master::KeyFile;
@@ -46,9 +48,12 @@ const LAST: u32 = 100_000;
 const FIRST_QUICK: u32 = 500;
 const LAST_QUICK: u32 = 2_000;
 
-/// How many calls are measured of each kind.
+/// How many calls are measured of each kind, how many exports, and of how many events of a person.
 const CALLS: usize = 1000;
 const CALLS_QUICK: usize = 50;
+const EXPORTS: usize = 50;
+const EXPORTS_QUICK: usize = 5;
+const EXPORTED: usize = 1000;
 /// What the log keeps in memory when its records are counted.
 const CACHE: u64 = 64 << 20;
 
@@ -65,7 +70,10 @@ struct Row {
     activate_p99_us: f64,
     history_p50_us: f64,
     history_p99_us: f64,
+    export_p50_us: f64,
+    /// After the calls, and of the first start.
     memory_mib: f64,
+    first_start_memory_mib: f64,
     /// All of the directory, for each byte of a record.
     disk_bytes_per_record_byte: f64,
     /// Until the first answer, of one that was ended in order and of one that was killed.
@@ -75,11 +83,11 @@ struct Row {
 
 fn main() {
     let quick = support::is_asked("--quick");
-    let (mut next, last, calls) = if quick {
-        (FIRST_QUICK, LAST_QUICK, CALLS_QUICK)
+    let (mut next, last, calls, exports) = if quick {
+        (FIRST_QUICK, LAST_QUICK, CALLS_QUICK, EXPORTS_QUICK)
     } else {
         let last = support::number("--events").map_or(LAST, |last| u32::try_from(last).unwrap());
-        (FIRST, last, CALLS)
+        (FIRST, last, CALLS, EXPORTS)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -88,7 +96,7 @@ fn main() {
     let mut history = History::default();
     let mut rows = Vec::new();
     while next <= last {
-        let row = runtime.block_on(measure(&directory, next, &mut history, calls));
+        let row = runtime.block_on(measure(&directory, next, &mut history, (calls, exports)));
         print(&row);
         rows.push(row);
         next = if quick { next * 2 } else { next * 10 };
@@ -109,14 +117,24 @@ fn main() {
 }
 
 /// Lets the directory grow to a size, and measures it there.
-async fn measure(directory: &Path, events: u32, history: &mut History, calls: usize) -> Row {
+async fn measure(
+    directory: &Path,
+    events: u32,
+    history: &mut History,
+    (calls, exports): (usize, usize),
+) -> Row {
     let before = grow(directory, events, history);
     let (server, first_start) = started(directory).await;
     let taken_in = u64::from(events) - before;
+    published(&server).await;
+    let first_start_memory_mib = memory_mib(&server);
+    terminate(server);
 
+    let (server, start) = started(directory).await;
     let channel = public(&server).await;
     let mut activating = new_histogram();
     let mut looking = new_histogram();
+    let mut exporting = new_histogram();
     let mut support = HistoryServiceClient::new(server.staff("support").await);
     for _ in 0..calls {
         let license = history.any_license();
@@ -125,13 +143,24 @@ async fn measure(directory: &Path, events: u32, history: &mut History, calls: us
         let request = GetHistoryRequest { person, purpose: Purpose::CustomerSupport.into() };
         timed(&mut looking, async { support.get_history(request).await.map(drop).unwrap() }).await;
     }
+    let busy = history.first_license();
+    let privacy = PrivacyServiceClient::new(server.staff("privacy").await);
+    if before == 0 {
+        for _ in 0..EXPORTED {
+            activate(channel.clone(), &busy).await;
+        }
+    }
+    for _ in 0..exports {
+        timed(&mut exporting, export(privacy.clone(), &busy.email)).await;
+    }
     let memory_mib = memory_mib(&server);
     let recorded = head(&server);
+    published(&server).await;
     terminate(server);
     let record_bytes = record_bytes(directory);
     let disk_bytes = bytes_below(directory);
 
-    let (server, start) = started(directory).await;
+    let (server, _) = started(directory).await;
     drop(server);
     let (server, start_after_kill) = started(directory).await;
     terminate(server);
@@ -145,7 +174,9 @@ async fn measure(directory: &Path, events: u32, history: &mut History, calls: us
         activate_p99_us: micros(activating.value_at_quantile(0.99)),
         history_p50_us: micros(looking.value_at_quantile(0.5)),
         history_p99_us: micros(looking.value_at_quantile(0.99)),
+        export_p50_us: micros(exporting.value_at_quantile(0.5)),
         memory_mib,
+        first_start_memory_mib,
         disk_bytes_per_record_byte: ratio(disk_bytes, record_bytes),
         start_seconds: start.as_secs_f64(),
         start_after_kill_seconds: start_after_kill.as_secs_f64(),
@@ -164,13 +195,14 @@ fn print(row: &Row) {
     ] {
         println!("  {name:9} p50 {p50:>6.0} µs   p99 {p99:>6.0} µs");
     }
+    println!("  export    p50 {:>6.0} µs, of {EXPORTED} events", row.export_p50_us);
     println!(
         "  start     {:.2} s, {:.2} s after a kill",
         row.start_seconds, row.start_after_kill_seconds
     );
     println!(
-        "  memory    {:.0} MiB   disk {:.2} bytes a byte of a record",
-        row.memory_mib, row.disk_bytes_per_record_byte
+        "  memory    {:.0} MiB, {:.0} MiB after the first start   disk {:.2} bytes a byte of a record",
+        row.memory_mib, row.first_start_memory_mib, row.disk_bytes_per_record_byte
     );
 }
 
@@ -203,6 +235,25 @@ async fn activate(channel: Channel, license: &License) {
         binding: rand::random::<[u8; 32]>().to_vec(),
     };
     ActivationServiceClient::new(channel).activate(request).await.unwrap();
+}
+
+async fn export(mut privacy: PrivacyServiceClient<Channel>, email: &str) {
+    let person = Some(export_subject_request::Person::Email(email.to_owned()));
+    let request = ExportSubjectRequest { person, purpose: Purpose::AccessRequest.into() };
+    let mut pieces = privacy.export_subject(request).await.unwrap().into_inner();
+    while pieces.message().await.unwrap().is_some() {}
+}
+
+/// Waits until all records are in a published checkpoint: a server that was ended before reads its whole log
+/// at the next start.
+async fn published(server: &Countersign) {
+    let size = || {
+        let checkpoint = fs::read_to_string(server.directory.join("tiles/checkpoint")).ok()?;
+        checkpoint.lines().nth(1)?.parse().ok()
+    };
+    while size() < Some(head(server)) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn timed(histogram: &mut Histogram<u64>, call: impl Future<Output = ()>) {

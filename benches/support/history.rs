@@ -52,7 +52,14 @@ impl History {
     }
 
     pub(crate) fn any_license(&self) -> License {
-        let number = rand::random_range(0..self.persons.len());
+        self.license(rand::random_range(0..self.persons.len()))
+    }
+
+    pub(crate) fn first_license(&self) -> License {
+        self.license(0)
+    }
+
+    fn license(&self, number: usize) -> License {
         License { email: address(number), key: self.persons[number].key.expose() }
     }
 

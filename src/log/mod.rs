@@ -116,12 +116,12 @@ pub fn pages<'scope, T: Send + 'scope>(
     let mut pages = iter::once(first).chain(others);
     let mut is_over = false;
     iter::from_fn(move || {
-        let (page, is_last) = match pages.next().filter(|_| !is_over)? {
-            Ok((page, is_last)) => (Ok(page), is_last),
-            Err(error) => (Err(error), true),
-        };
-        is_over = is_last;
-        Some(page)
+        if is_over {
+            return None;
+        }
+        let page = pages.next()?;
+        is_over = page.as_ref().map_or(true, |(_, is_last)| *is_last);
+        Some(page.map(|(page, _)| page))
     })
 }
 
@@ -140,6 +140,58 @@ pub fn scan<E: From<LogError>>(
         }
         if page.len() < PAGE {
             return Ok(position);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::thread;
+
+    use super::memory::MemoryLog;
+    use super::record::tests::records;
+    use super::*;
+
+    /// A log that notes where it was read.
+    struct Noting {
+        log: MemoryLog,
+        read: Mutex<Vec<u64>>,
+    }
+
+    impl Log for Noting {
+        fn head(&self) -> Result<Position, LogError> {
+            self.log.head()
+        }
+
+        fn append(&self, expected: Position, records: &[Vec<u8>]) -> Result<Append, LogError> {
+            self.log.append(expected, records)
+        }
+
+        fn read(&self, from: Position, limit: usize) -> Result<Vec<Vec<u8>>, LogError> {
+            self.read.lock().unwrap().push(from.0);
+            self.log.read(from, limit)
+        }
+    }
+
+    #[test]
+    fn pages_are_all_records_in_order_and_one_page_takes_one_read() {
+        let page = PAGE as u64;
+        for (from, count) in [(0, 0), (0, 5), (3, 5), (0, page), (7, 3 * page), (0, 3 * page + 1)] {
+            let log = Noting { log: MemoryLog::default(), read: Mutex::default() };
+            let all = records(count);
+            let _ = log.append(Position::ZERO, &all).unwrap();
+            let opened: Vec<_> = thread::scope(|scope| {
+                let open = |first: Position, records: &[Vec<u8>]| (first.0, records.to_vec());
+                pages(scope, &log, Position(from), open).map(Result::unwrap).collect()
+            });
+            let firsts = opened.iter().map(|(first, _)| *first);
+            assert!(firsts.eq((from..=count).step_by(PAGE)), "{count} from {from}");
+            let found = opened.into_iter().flat_map(|(_, records)| records);
+            assert!(found.eq(all.into_iter().skip(usize::try_from(from).unwrap())));
+            if count - from < page {
+                assert_eq!(*log.read.lock().unwrap(), [from]);
+            }
         }
     }
 }
