@@ -6,10 +6,14 @@ use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::thread::{self, Builder, Scope};
 
+/// More at once would only wait in memory for the one who takes their results.
+const MOST_AT_ONCE: usize = 9;
+
 /// How many jobs are begun before the first of them is taken: two for each processor, as some wait for the
 /// disk, and one that is done already.
 fn at_once() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get) * 2 + 1
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    (processors * 2 + 1).min(MOST_AT_ONCE)
 }
 
 /// Does these jobs, some at a time, and gives their results in the order of the jobs. None begins before

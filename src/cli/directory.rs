@@ -20,7 +20,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, Builder};
 
 use anyhow::{Context as _, anyhow, bail};
 use rand::CryptoRng;
@@ -280,11 +280,18 @@ impl Directory {
             ledger: self.join(&config.erasure_ledger),
             master_key: self.master_key(),
         };
-        // The one mostly waits for the disk, and the other for the processors.
+        // The one mostly waits for the disk, and the other for the processors. What the vault finds that
+        // was left half done, an erasure perhaps, it ends in any case, also where the log does not open.
+        let open_vault = move || FileVault::open(places, &mut rand::rng());
         let (log, vault) = thread::scope(|scope| {
-            let vault = scope.spawn(|| FileVault::open(places, &mut rand::rng()));
+            let vault = Builder::new().spawn_scoped(scope, open_vault.clone());
             let log = SledLog::open(&self.join("data/log"), config.storage.log_cache_mib << 20);
-            (log, vault.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            let vault = match vault {
+                Ok(vault) => vault.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // Without a thread it takes its time here.
+                Err(_) => open_vault(),
+            };
+            (log, vault)
         });
         let log =
             log.with_context(|| format!("{} cannot be opened", self.join("data/log").display()))?;
@@ -447,9 +454,12 @@ impl Directory {
         mut progress: impl FnMut(Position, Position),
     ) -> anyhow::Result<Store> {
         let end = store.log.head()?;
-        let believed = store.views_match().unwrap_or(false);
+        // What is behind by more than it has, a page at least, is made from nothing in less time.
+        let has = store.views.checkpoint().map_or(0, |checkpoint| checkpoint.next.0);
+        let is_far_behind = has > 0 && end.0.saturating_sub(has) > has.max(PAGE as u64);
+        let believed = !is_far_behind && store.views_match().unwrap_or(false);
         if !(believed && store.catch_up(|done| progress(done, end)).is_ok()) {
-            tracing::warn!("the views do not match the log; rebuilding them");
+            tracing::warn!("the views do not match the log, or are far behind it; rebuilding them");
             let Store { log, vault, views, counts } = store;
             drop(views);
             self.delete_views()?;

@@ -177,19 +177,19 @@ pub fn check(
         Ok(known.peek().map(|known| known.size))
     };
     compare(&range)?;
-    let hashed = |first, records: &[Vec<u8>]| -> Vec<_> {
-        let records = (0..).map(|offset| Position::plus(first, offset)).zip(records);
-        let hashed = |(position, bytes): (Position, &Vec<u8>)| {
+    let check_page = |first, records: &[Vec<u8>]| -> Vec<_> {
+        let check = |(position, bytes): (Position, &Vec<u8>)| {
             let decoded = record::decode(bytes, position);
             let (header, _) = decoded.map_err(|error| LogError::Damaged(position, error))?;
             Ok::<_, LogError>((header, record::hash(bytes)))
         };
-        records.map(hashed).collect()
+        let positions = (0..).map(|offset| Position::plus(first, offset));
+        positions.zip(records).map(check).collect()
     };
     thread::scope(|scope| {
-        for page in pages(scope, log, range.size(), hashed) {
-            for hashed in page? {
-                let (header, hash) = hashed?;
+        for page in pages(scope, log, range.size(), check_page) {
+            for checked in page? {
+                let (header, hash) = checked?;
                 range.push(hash);
                 compare(&range)?;
                 each(&header);

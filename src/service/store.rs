@@ -249,10 +249,10 @@ impl Store {
         thread::scope(|scope| {
             let open = |first, records: &[Vec<u8>]| self.page(first, records);
             let pages = pages(scope, self.log.as_ref(), from, open);
-            let mut pages = pages.map(|page| page?).peekable();
+            let mut pages = pages.map(|page| page.map_err(StoreError::from).flatten()).peekable();
             // A page alone is taken in sooner than files are made for more.
             if matches!(pages.peek(), Some(Ok(page)) if page.is_full)
-                && let Some(whole) = self.views.take_in_whole()?
+                && let Some(whole) = self.views.begin_whole()?
             {
                 take_in_whole(whole, head, &mut pages, &mut progress)?;
             }

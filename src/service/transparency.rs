@@ -25,8 +25,8 @@ use crate::log::record::{self, RecordHash};
 use crate::log::tree::CompactRange;
 use crate::log::{Log, LogError, PAGE};
 use crate::telemetry::Trouble;
-use crate::tlog::proof::{self, Hashes, InclusionProof, Nodes as _};
-use crate::tlog::tiles::{Tile, TileDirectory, TileWriter, TilesError};
+use crate::tlog::proof::{self, Hashes, InclusionProof, Nodes};
+use crate::tlog::tiles::{KeptTiles, Tile, TileDirectory, TileWriter, TilesError};
 
 /// The name of the newest checkpoint among the tiles.
 const CHECKPOINT: &str = "checkpoint";
@@ -420,11 +420,12 @@ impl Transparency {
     /// The path to a record, which is one of those.
     fn path(
         &self,
+        nodes: &impl Nodes<Error = TilesError>,
         index: Position,
         hash: &RecordHash,
         of: &Published,
     ) -> Result<Hashes, TilesError> {
-        let path = self.seen(proof::inclusion(&self.tiles, index, of.checkpoint.size))?;
+        let path = self.seen(proof::inclusion(nodes, index, of.checkpoint.size))?;
         let path = path.filter(|path| proof::verify_inclusion(index, hash, path, &of.checkpoint));
         self.seen(path.ok_or(TilesError::Untrue))
     }
@@ -510,7 +511,7 @@ impl Service {
             None => transparency.locate(hash, hint).await?,
         };
         reading(move || {
-            let path = transparency.path(index, &hash, &published)?;
+            let path = transparency.path(&transparency.tiles, index, &hash, &published)?;
             Ok(InclusionProof { index, path, checkpoint: published.note.clone() })
         })
         .await
@@ -543,10 +544,11 @@ impl Service {
         let Ok(published) = Handle::current().block_on(transparency.fresh()) else {
             return Ok(None);
         };
+        let tiles = KeptTiles::new(&transparency.tiles, published.checkpoint.size);
         let mut records = HashMap::new();
         for index in positions {
             let (_, record) = self.store.header_and_hash(index)?;
-            let path = transparency.path(index, &record, &published);
+            let path = transparency.path(&tiles, index, &record, &published);
             let path = path.inspect_err(|error| tracing::warn!("an export has no proofs: {error}"));
             let Ok(path) = path else { return Ok(None) };
             records.insert(index, export::Proof { record, path });

@@ -6,8 +6,12 @@
 //!
 //! Format: <https://c2sp.org/tlog-tiles>, "Merkle Tree".
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::iter;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +19,7 @@ use super::proof::Nodes;
 use crate::domain::Position;
 use crate::log::head::{Checkpoint, decimal};
 use crate::log::record::RecordHash;
-use crate::log::tree::{CompactRange, Root};
+use crate::log::tree::{CompactRange, Root, parent};
 
 /// How many levels of the tree a tile spans, and so how many hashes a full one has.
 const HEIGHT: u32 = 8;
@@ -267,6 +271,64 @@ impl Nodes for TileDirectory {
     }
 }
 
+/// How many tiles are kept: the way to a record, and the tree's edge, have some ten.
+const MOST_KEPT: usize = 64;
+
+/// Tiles that are kept once they are read, for the proofs of many records of one tree. A proof takes some
+/// twenty nodes, many of one tile, and most above the leaves are those of the proof before.
+pub struct KeptTiles<'t> {
+    tiles: &'t TileDirectory,
+    size: Position,
+    /// By level and index.
+    kept: RefCell<HashMap<(u32, u64), NodesIn>>,
+}
+
+/// The nodes in a tile, those of its own level first, those above them next.
+type NodesIn = Vec<Vec<Root>>;
+
+impl<'t> KeptTiles<'t> {
+    /// None yet, of a tree of so many leaves.
+    pub fn new(tiles: &'t TileDirectory, size: Position) -> Self {
+        Self { tiles, size, kept: RefCell::default() }
+    }
+
+    fn nodes(&self, level: u32, index: u64) -> Result<NodesIn, TilesError> {
+        let there = self.size.0.checked_shr(level * HEIGHT).unwrap_or(0);
+        let left = there.saturating_sub(index.saturating_mul(WIDTH as u64));
+        let width = usize::try_from(left).unwrap_or(WIDTH).min(WIDTH);
+        let bytes = self.tiles.read(Tile { level, index, width })?;
+        let own = bytes.as_chunks::<HASH_BYTES>().0.to_vec();
+        let above = |nodes: &Vec<Root>| {
+            let pairs = nodes.as_chunks::<2>().0;
+            (!pairs.is_empty())
+                .then(|| pairs.iter().map(|[left, right]| parent(left, right)).collect())
+        };
+        Ok(iter::successors(Some(own), above).collect())
+    }
+}
+
+impl Nodes for KeptTiles<'_> {
+    type Error = TilesError;
+
+    fn node(&self, level: u32, index: u64) -> Result<Root, TilesError> {
+        let (tile_level, above) = (level / HEIGHT, level % HEIGHT);
+        let across = WIDTH as u64 >> above;
+        let (tile_index, place) = (index / across, index % across);
+        let mut kept = self.kept.borrow_mut();
+        if kept.len() >= MOST_KEPT {
+            kept.clear();
+        }
+        let nodes = match kept.entry((tile_level, tile_index)) {
+            Entry::Occupied(nodes) => nodes.into_mut(),
+            Entry::Vacant(place) => place.insert(self.nodes(tile_level, tile_index)?),
+        };
+        let node =
+            nodes.get(above as usize).and_then(|nodes| nodes.get(usize::try_from(place).ok()?));
+        let tile = Tile { level: tile_level, index: tile_index, width: WIDTH };
+        node.copied().ok_or_else(|| TilesError::Damaged(self.tiles.path(tile)))
+    }
+}
+
 /// Adds to tiles.
 pub struct TileWriter {
     tiles: TileDirectory,
@@ -511,7 +573,15 @@ mod tests {
             let old = Position(old.index(at(size) + 1) as u64);
             let size = Position(size);
             let Ok(expected) = inclusion(&tree, leaf, size);
-            prop_assert_eq!(inclusion(&tiles, leaf, size).unwrap(), expected);
+            prop_assert_eq!(&inclusion(&tiles, leaf, size).unwrap(), &expected);
+            let kept = KeptTiles::new(&tiles, size);
+            prop_assert_eq!(&inclusion(&kept, leaf, size).unwrap(), &expected);
+            for level in 0..=size.0.ilog2() {
+                for index in 0..size.0 >> level {
+                    let Ok(node) = tree.node(level, index);
+                    prop_assert_eq!(kept.node(level, index).unwrap(), node);
+                }
+            }
             let Ok(expected) = consistency(&tree, old, size);
             prop_assert_eq!(consistency(&tiles, old, size).unwrap(), expected);
         }

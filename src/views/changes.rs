@@ -491,6 +491,11 @@ impl<'a> Changes<'a> {
     }
 
     fn delete(&mut self, key: Vec<u8>) {
-        self.rows.newest.insert(key, None);
+        if self.later.is_some() {
+            // There is nothing below that it would have to hide.
+            self.rows.newest.remove(&key);
+        } else {
+            self.rows.newest.insert(key, None);
+        }
     }
 }

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -13,14 +12,17 @@ use super::fold::Fold;
 use super::row::{self, ActivationRow, LicenseRow, Owner, SubjectRow, unreadable};
 use crate::domain::{LicenseId, Position, SubjectId};
 
-/// As many as an id's first byte has values; ids are random.
+/// As many as an id's first byte has values. Ids are random, but for that of nobody.
 const PARTS: usize = 256;
 /// What of a part waits in memory to be written: 16 MiB of all of them.
 const UNWRITTEN: usize = 64 * 1024;
 
-/// Changes that are put off. They lie in files without a name, so that nothing of them is left over.
+/// Changes that are put off. Most lie in a file without a name, so that nothing of them is left over.
 pub(super) struct Later {
     directory: PathBuf,
+    file: Option<File>,
+    /// Where the file ends.
+    end: u64,
     parts: Vec<Part>,
     /// Whose a license is, and of which of `products`: what an activation is counted by.
     licenses: HashMap<LicenseId, (SubjectId, usize)>,
@@ -33,10 +35,17 @@ pub(super) struct Later {
 const LONGEST_CHANGE: usize = 4096;
 
 /// Changes with an id of like beginning, one after the other.
-#[derive(Default)]
 struct Part {
-    file: Option<File>,
+    written: Vec<Block>,
     unwritten: Vec<u8>,
+}
+
+/// Where changes are in the file.
+struct Block {
+    start: u64,
+    length: usize,
+    /// Their CRC-32C: rows that are made of them have one in their table, which would be right.
+    checksum: u32,
 }
 
 /// A change, which is these one after the other, numbers big-endian: the kind of its row, the row's id, the
@@ -51,13 +60,22 @@ struct Change<'c> {
 /// Keys and rows, in the order of keys.
 pub(super) type Sorted = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The rows that come of a part. All keys of one list are before all of the next.
+/// The rows that come of a part.
 #[derive(Default)]
 pub(super) struct Folded {
-    pub(super) activations: Sorted,
-    pub(super) licenses: Sorted,
-    pub(super) pages: Sorted,
-    pub(super) subjects: Sorted,
+    activations: Sorted,
+    licenses: Sorted,
+    pages: Sorted,
+    subjects: Sorted,
+}
+
+impl Folded {
+    /// How many lists it is.
+    pub(super) const LISTS: usize = 4;
+
+    pub(super) fn lists(self) -> [Sorted; Self::LISTS] {
+        [self.activations, self.licenses, self.pages, self.subjects]
+    }
 }
 
 impl Later {
@@ -65,7 +83,11 @@ impl Later {
     pub(super) fn new(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
-            parts: (0..PARTS).map(|_| Part::default()).collect(),
+            file: None,
+            end: 0,
+            parts: (0..PARTS)
+                .map(|_| Part { written: Vec::new(), unwritten: Vec::new() })
+                .collect(),
             licenses: HashMap::new(),
             products: Vec::new(),
             change: vec![0; LONGEST_CHANGE],
@@ -87,9 +109,26 @@ impl Later {
         part.unwritten.extend_from_slice(&position.0.to_be_bytes());
         part.unwritten.extend_from_slice(&length.to_be_bytes());
         part.unwritten.extend_from_slice(change);
-        if part.unwritten.len() >= UNWRITTEN {
-            part.write(&self.directory.join("later"))?;
-        }
+        if part.unwritten.len() >= UNWRITTEN { self.write(id[0].into()) } else { Ok(()) }
+    }
+
+    /// Writes what waits of a part.
+    fn write(&mut self, part: usize) -> Result<(), ViewsError> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let path = self.directory.join("later");
+                let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+                fs::remove_file(&path)?;
+                none.insert(file)
+            }
+        };
+        let Part { written, unwritten } = &mut self.parts[part];
+        file.write_all_at(unwritten, self.end)?;
+        let (start, length) = (self.end, unwritten.len());
+        written.push(Block { start, length, checksum: crc32c::crc32c(unwritten) });
+        self.end += length as u64;
+        unwritten.clear();
         Ok(())
     }
 
@@ -113,33 +152,26 @@ impl Later {
     pub(super) fn folds(
         &self,
     ) -> impl ExactSizeIterator<Item = impl Fn() -> Result<Folded, ViewsError> + Clone + Send> {
-        self.parts.iter().map(|part| || part.fold())
+        let file = self.file.as_ref();
+        self.parts.iter().map(move |part| move || part.fold(file))
     }
 }
 
 impl Part {
-    fn write(&mut self, path: &Path) -> Result<(), ViewsError> {
-        if self.file.is_none() {
-            let file = File::options().read(true).append(true).create_new(true).open(path)?;
-            fs::remove_file(path)?;
-            self.file = Some(file);
-        }
-        if let Some(file) = &mut self.file {
-            file.write_all(&self.unwritten)?;
-        }
-        self.unwritten.clear();
-        Ok(())
-    }
-
     /// Puts the changes in order, and makes them.
-    fn fold(&self) -> Result<Folded, ViewsError> {
+    fn fold(&self, file: Option<&File>) -> Result<Folded, ViewsError> {
         let mut bytes = Vec::new();
-        if let Some(file) = &self.file {
-            let length = usize::try_from(file.metadata()?.len()).map_err(|_| unreadable())?;
-            bytes.resize(length, 0);
-            file.read_exact_at(&mut bytes, 0)?;
-            // What it took of the disk is for the rows now.
-            file.set_len(0)?;
+        if let Some(file) = file {
+            for Block { start, length, checksum } in &self.written {
+                let begin = bytes.len();
+                bytes.resize(begin + length, 0);
+                file.read_exact_at(&mut bytes[begin..], *start)?;
+                if crc32c::crc32c(&bytes[begin..]) != *checksum {
+                    return Err(ViewsError::Damaged(
+                        "what they are made of has changed".to_owned(),
+                    ));
+                }
+            }
         }
         bytes.extend_from_slice(&self.unwritten);
         let mut changes = Vec::new();
@@ -206,4 +238,43 @@ fn fold_row<R: Fold>(
         rows.push((R::key(change.id), row.to_bytes()?));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fold::SubjectChange;
+    use super::*;
+
+    /// More changes than wait in memory, all of one part.
+    fn much(directory: &Path) -> Result<Later, ViewsError> {
+        let mut later = Later::new(directory);
+        for position in (0..4000).map(Position) {
+            later.put_off::<Owner<SubjectRow>>([7; 16], position, &SubjectChange::Email)?;
+        }
+        Ok(later)
+    }
+
+    fn fold(later: &Later) -> Result<Vec<Folded>, ViewsError> {
+        later.folds().map(|fold| fold()).collect()
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_or_changes_is_an_error() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(matches!(much(&place.path().join("nowhere")), Err(ViewsError::Io(_))));
+
+        let later = much(place.path()).unwrap();
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "the file has no name");
+        let folded = fold(&later).unwrap();
+        assert_eq!(folded.iter().map(|of| of.subjects.len()).sum::<usize>(), 1);
+
+        let file = later.file.as_ref().unwrap();
+        let mut byte = [0];
+        // A position: without a checksum it would be another, and nothing would tell.
+        file.read_exact_at(&mut byte, 24).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], 24).unwrap();
+        assert!(matches!(fold(&later), Err(ViewsError::Damaged(_))));
+        file.set_len(1000).unwrap();
+        assert!(matches!(fold(&later), Err(ViewsError::Io(_))));
+    }
 }

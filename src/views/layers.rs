@@ -22,6 +22,9 @@ pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// again before they move; and the more a start takes in again of the log after the process was killed.
 const RECENT_ROWS: usize = 64 * 1024;
 
+/// Why rows are of no use after an error.
+pub(super) const NOT_WRITTEN: &str = "an earlier change was not written";
+
 /// The rows that are in memory.
 pub(super) struct Recent {
     newest: Rows,
@@ -29,8 +32,8 @@ pub(super) struct Recent {
     /// waited for.
     pub(super) waiting: usize,
     moving: Option<Moving>,
-    /// Rows are missing, or half changed: nothing may be read from them or built on them.
-    has_failed: bool,
+    /// Why nothing may be read from them or built on them: rows are missing, or half changed.
+    unusable: Option<&'static str>,
 }
 
 /// Rows on their way to disk, or there already.
@@ -41,7 +44,7 @@ struct Moving {
 
 impl Default for Recent {
     fn default() -> Self {
-        Self { newest: Rows::new(), waiting: RECENT_ROWS, moving: None, has_failed: false }
+        Self { newest: Rows::new(), waiting: RECENT_ROWS, moving: None, unusable: None }
     }
 }
 
@@ -61,14 +64,13 @@ impl Recent {
         Ok(ChangedLayers { newest: &mut self.newest, moving, store })
     }
 
-    /// Notes that a change was not made to its end.
-    pub(super) fn fail(&mut self) {
-        self.has_failed = true;
+    /// Has nothing read from the rows, or built on them, from here on.
+    pub(super) fn fail(&mut self, why: &'static str) {
+        self.unusable.get_or_insert(why);
     }
 
     fn is_whole(&self) -> Result<(), ViewsError> {
-        let failed = || ViewsError::Damaged("an earlier change was not written".to_owned());
-        if self.has_failed { Err(failed()) } else { Ok(()) }
+        self.unusable.map_or(Ok(()), |why| Err(ViewsError::Damaged(why.to_owned())))
     }
 
     /// Begins to move the newest rows, in one atomic batch, where there are enough of them.
@@ -114,8 +116,7 @@ impl Recent {
     }
 
     fn written(&mut self, result: Result<(), ViewsError>) -> Result<(), ViewsError> {
-        self.has_failed |= result.is_err();
-        result
+        result.inspect_err(|_| self.fail(NOT_WRITTEN))
     }
 }
 

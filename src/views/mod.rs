@@ -33,7 +33,7 @@ use crate::domain::{
 use crate::log::record::RecordHash;
 use crate::parallel::ahead;
 use changes::Changes;
-use layers::Recent;
+use layers::{NOT_WRITTEN, Recent};
 use row::{
     ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
     NoticeRow, Owner, RequestRow, SCHEMA, SubjectRow, read, read_entry_rows, unreadable,
@@ -468,7 +468,7 @@ impl Views {
         match changed {
             Ok(()) => recent.settle(&self.store),
             Err(error) => {
-                recent.fail();
+                recent.fail(NOT_WRITTEN);
                 Err(error)
             }
         }

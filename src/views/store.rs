@@ -99,7 +99,7 @@ impl Store {
     }
 
     /// Writes several batches at a time, of any size. `fill` puts rows into them, into each of them in
-    /// the order of keys.
+    /// the order of keys. They are there one after the other, each of them whole.
     pub(super) fn write_batches(
         &self,
         batches: usize,

@@ -20,12 +20,12 @@ pub struct Whole<'v> {
 
 impl Views {
     /// Begins to take in a whole log. `None`: something is in the views already.
-    pub fn take_in_whole(&self) -> Result<Option<Whole<'_>>, ViewsError> {
+    pub fn begin_whole(&self) -> Result<Option<Whole<'_>>, ViewsError> {
         if !self.is_empty()? {
             return Ok(None);
         }
         self.distrust()?;
-        self.write_recent().fail();
+        self.write_recent().fail("they are being made");
         let later = Later::new(&self.directory);
         Ok(Some(Whole { views: self, few: Recent::default(), later }))
     }
@@ -51,15 +51,12 @@ impl Whole<'_> {
     ) -> Result<(), ViewsError> {
         let Self { views, mut few, later } = self;
         let store = &views.store;
-        store.write_batches(4, |put| {
+        store.write_batches(Folded::LISTS, |put| {
             thread::scope(|scope| {
                 let folds = later.folds();
                 let parts = folds.len() as u64;
                 for (done, folded) in (1..).zip(ahead(scope, folds)) {
-                    let Folded { activations, licenses, pages, subjects } = folded?;
-                    for (batch, rows) in
-                        [activations, licenses, pages, subjects].into_iter().enumerate()
-                    {
+                    for (batch, rows) in folded?.lists().into_iter().enumerate() {
                         for (key, row) in rows {
                             put(batch, key.into(), Some(row.into()))?;
                         }
