@@ -66,19 +66,26 @@ struct Row {
     persons: usize,
     /// Events a second that the server took in at its first start, for which nothing was checked before.
     first_start_events_per_second: f64,
-    activate_p50_us: f64,
-    activate_p99_us: f64,
-    history_p50_us: f64,
-    history_p99_us: f64,
-    export_p50_us: f64,
-    /// After the calls, and of the first start.
-    memory_mib: f64,
-    first_start_memory_mib: f64,
+    /// Of the server that was started first, and has just read all there is.
+    warm: Calls,
+    /// Of one that was just started again: it reads from the disk, and reads the log again behind them.
+    cold: Calls,
     /// All of the directory, for each byte of a record.
     disk_bytes_per_record_byte: f64,
     /// Until the first answer, of one that was ended in order and of one that was killed.
     start_seconds: f64,
     start_after_kill_seconds: f64,
+}
+
+/// What calls took, and what memory the server has after them.
+#[derive(Serialize)]
+struct Calls {
+    activate_p50_us: f64,
+    activate_p99_us: f64,
+    history_p50_us: f64,
+    history_p99_us: f64,
+    export_p50_us: f64,
+    memory_mib: f64,
 }
 
 fn main() {
@@ -121,39 +128,24 @@ async fn measure(
     directory: &Path,
     events: u32,
     history: &mut History,
-    (calls, exports): (usize, usize),
+    sample: (usize, usize),
 ) -> Row {
     let before = grow(directory, events, history);
     let (server, first_start) = started(directory).await;
     let taken_in = u64::from(events) - before;
     published(&server).await;
-    let first_start_memory_mib = memory_mib(&server);
-    terminate(server);
-
-    let (server, start) = started(directory).await;
-    let channel = public(&server).await;
-    let mut activating = new_histogram();
-    let mut looking = new_histogram();
-    let mut exporting = new_histogram();
-    let mut support = HistoryServiceClient::new(server.staff("support").await);
-    for _ in 0..calls {
-        let license = history.any_license();
-        timed(&mut activating, activate(channel.clone(), &license)).await;
-        let person = Some(get_history_request::Person::Email(license.email.clone()));
-        let request = GetHistoryRequest { person, purpose: Purpose::CustomerSupport.into() };
-        timed(&mut looking, async { support.get_history(request).await.map(drop).unwrap() }).await;
-    }
-    let busy = history.first_license();
-    let privacy = PrivacyServiceClient::new(server.staff("privacy").await);
     if before == 0 {
+        let (channel, busy) = (public(&server).await, history.first_license());
         for _ in 0..EXPORTED {
             activate(channel.clone(), &busy).await;
         }
     }
-    for _ in 0..exports {
-        timed(&mut exporting, export(privacy.clone(), &busy.email)).await;
-    }
-    let memory_mib = memory_mib(&server);
+    let warm = measure_calls(&server, history, sample).await;
+    published(&server).await;
+    terminate(server);
+
+    let (server, start) = started(directory).await;
+    let cold = measure_calls(&server, history, sample).await;
     let recorded = head(&server);
     published(&server).await;
     terminate(server);
@@ -170,16 +162,40 @@ async fn measure(
         recorded,
         persons: history.persons(),
         first_start_events_per_second: per_second(taken_in, first_start),
+        warm,
+        cold,
+        disk_bytes_per_record_byte: ratio(disk_bytes, record_bytes),
+        start_seconds: start.as_secs_f64(),
+        start_after_kill_seconds: start_after_kill.as_secs_f64(),
+    }
+}
+
+async fn measure_calls(
+    server: &Countersign,
+    history: &History,
+    (calls, exports): (usize, usize),
+) -> Calls {
+    let channel = public(server).await;
+    let [mut activating, mut looking, mut exporting] = [(); 3].map(|()| new_histogram());
+    let mut support = HistoryServiceClient::new(server.staff("support").await);
+    for _ in 0..calls {
+        let license = history.any_license();
+        timed(&mut activating, activate(channel.clone(), &license)).await;
+        let person = Some(get_history_request::Person::Email(license.email.clone()));
+        let request = GetHistoryRequest { person, purpose: Purpose::CustomerSupport.into() };
+        timed(&mut looking, async { support.get_history(request).await.map(drop).unwrap() }).await;
+    }
+    let privacy = PrivacyServiceClient::new(server.staff("privacy").await);
+    for _ in 0..exports {
+        timed(&mut exporting, export(privacy.clone(), &history.first_license().email)).await;
+    }
+    Calls {
         activate_p50_us: micros(activating.value_at_quantile(0.5)),
         activate_p99_us: micros(activating.value_at_quantile(0.99)),
         history_p50_us: micros(looking.value_at_quantile(0.5)),
         history_p99_us: micros(looking.value_at_quantile(0.99)),
         export_p50_us: micros(exporting.value_at_quantile(0.5)),
-        memory_mib,
-        first_start_memory_mib,
-        disk_bytes_per_record_byte: ratio(disk_bytes, record_bytes),
-        start_seconds: start.as_secs_f64(),
-        start_after_kill_seconds: start_after_kill.as_secs_f64(),
+        memory_mib: memory_mib(server),
     }
 }
 
@@ -189,21 +205,20 @@ fn print(row: &Row) {
         "\n{events} events, {persons} persons; the first start took in {:.0}/s",
         row.first_start_events_per_second
     );
-    for (name, p50, p99) in [
-        ("activate", row.activate_p50_us, row.activate_p99_us),
-        ("history", row.history_p50_us, row.history_p99_us),
-    ] {
-        println!("  {name:9} p50 {p50:>6.0} µs   p99 {p99:>6.0} µs");
+    for (state, calls) in [("warm", &row.warm), ("cold", &row.cold)] {
+        let Calls { activate_p50_us, activate_p99_us, history_p50_us, history_p99_us, .. } = calls;
+        println!(
+            "  {state}: activate p50 {activate_p50_us:.0} µs, p99 {activate_p99_us:.0} µs; history p50 \
+             {history_p50_us:.0} µs, p99 {history_p99_us:.0} µs; export of {EXPORTED} events p50 {:.0} µs; \
+             memory {:.0} MiB",
+            calls.export_p50_us, calls.memory_mib
+        );
     }
-    println!("  export    p50 {:>6.0} µs, of {EXPORTED} events", row.export_p50_us);
     println!(
         "  start     {:.2} s, {:.2} s after a kill",
         row.start_seconds, row.start_after_kill_seconds
     );
-    println!(
-        "  memory    {:.0} MiB, {:.0} MiB after the first start   disk {:.2} bytes a byte of a record",
-        row.memory_mib, row.first_start_memory_mib, row.disk_bytes_per_record_byte
-    );
+    println!("  disk      {:.2} bytes a byte of a record", row.disk_bytes_per_record_byte);
 }
 
 async fn public(server: &Countersign) -> Channel {

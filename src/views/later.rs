@@ -60,7 +60,7 @@ struct Change<'c> {
 /// Keys and rows, in the order of keys.
 pub(super) type Sorted = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The rows that come of a part.
+/// The rows that come of some parts.
 #[derive(Default)]
 pub(super) struct Folded {
     activations: Sorted,
@@ -148,18 +148,39 @@ impl Later {
         Some((self.products[*product].clone(), *subject))
     }
 
-    /// What is to be done when no more are put off: each of these once, in any order.
+    /// What is to be done when no more are put off: each of these once. Small parts are done together.
     pub(super) fn folds(
         &self,
     ) -> impl ExactSizeIterator<Item = impl Fn() -> Result<Folded, ViewsError> + Clone + Send> {
+        let mut shares = Vec::new();
+        let (mut begin, mut bytes) = (0, 0);
+        for (number, part) in self.parts.iter().enumerate() {
+            bytes += part.length();
+            if bytes >= UNWRITTEN || number + 1 == self.parts.len() {
+                shares.push(&self.parts[begin..=number]);
+                (begin, bytes) = (number + 1, 0);
+            }
+        }
         let file = self.file.as_ref();
-        self.parts.iter().map(move |part| move || part.fold(file))
+        shares.into_iter().map(move |parts| {
+            move || {
+                let mut folded = Folded::default();
+                parts.iter().try_for_each(|part| part.fold(file, &mut folded))?;
+                // Those of persons are between those of licenses.
+                folded.pages.sort_unstable();
+                Ok(folded)
+            }
+        })
     }
 }
 
 impl Part {
+    fn length(&self) -> usize {
+        self.written.iter().map(|block| block.length).sum::<usize>() + self.unwritten.len()
+    }
+
     /// Puts the changes in order, and makes them.
-    fn fold(&self, file: Option<&File>) -> Result<Folded, ViewsError> {
+    fn fold(&self, file: Option<&File>, folded: &mut Folded) -> Result<(), ViewsError> {
         let mut bytes = Vec::new();
         if let Some(file) = file {
             for Block { start, length, checksum } in &self.written {
@@ -182,9 +203,8 @@ impl Part {
             rest = after;
         }
         changes.sort_unstable_by_key(|change| (change.row(), change.position));
-        let mut folded = Folded::default();
         for of_row in changes.chunk_by(|one, next| one.row() == next.row()) {
-            let Folded { activations, licenses, pages, subjects } = &mut folded;
+            let Folded { activations, licenses, pages, subjects } = folded;
             match of_row[0].kind {
                 ActivationRow::KIND => fold_row::<ActivationRow>(of_row, activations, pages)?,
                 Owner::<LicenseRow>::KIND => {
@@ -196,9 +216,7 @@ impl Part {
                 _ => return Err(unreadable()),
             }
         }
-        // Those of persons are between those of licenses.
-        folded.pages.sort_unstable();
-        Ok(folded)
+        Ok(())
     }
 }
 
