@@ -95,13 +95,18 @@ impl Tile {
 
     /// Whether a tree of that size has all of its hashes.
     pub fn is_of(self, size: Position) -> bool {
-        let there = size.0.checked_shr(self.level * HEIGHT).unwrap_or(0);
+        let there = hashes_at(self.level, size);
         let end = self
             .index
             .checked_mul(WIDTH as u64)
             .and_then(|start| start.checked_add(self.width as u64));
         end.is_some_and(|end| end <= there)
     }
+}
+
+/// How many hashes a tree has at a level of tiles.
+fn hashes_at(level: u32, size: Position) -> u64 {
+    size.0.checked_shr(level * HEIGHT).unwrap_or(0)
 }
 
 /// Deletes a directory with tiles in it, if it is there.
@@ -293,8 +298,7 @@ impl<'t> KeptTiles<'t> {
     }
 
     fn nodes(&self, level: u32, index: u64) -> Result<NodesIn, TilesError> {
-        let there = self.size.0.checked_shr(level * HEIGHT).unwrap_or(0);
-        let left = there.saturating_sub(index.saturating_mul(WIDTH as u64));
+        let left = hashes_at(level, self.size).saturating_sub(index.saturating_mul(WIDTH as u64));
         let width = usize::try_from(left).unwrap_or(WIDTH).min(WIDTH);
         let bytes = self.tiles.read(Tile { level, index, width })?;
         let own = bytes.as_chunks::<HASH_BYTES>().0.to_vec();

@@ -11,8 +11,38 @@ use super::row::{
 };
 use crate::domain::{ActivationId, LicenseId, Position, SubjectId};
 
+/// What is stored of a row.
+pub(super) trait Stored: Sized {
+    fn read(bytes: &[u8]) -> Result<Self, ViewsError>;
+
+    fn to_bytes(&self) -> Result<Vec<u8>, ViewsError>;
+}
+
+impl Stored for ActivationRow {
+    fn read(bytes: &[u8]) -> Result<Self, ViewsError> {
+        row::read(bytes)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, ViewsError> {
+        postcard::to_stdvec(self).map_err(|_| unreadable())
+    }
+}
+
+impl<R: Serialize + DeserializeOwned> Stored for Owner<R> {
+    fn read(bytes: &[u8]) -> Result<Self, ViewsError> {
+        Self::read(bytes)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>, ViewsError> {
+        self.to_bytes()
+    }
+}
+
+/// A row after a change; and the page of its entries that is full by it, if one is.
+type Changed<R> = Result<(R, Option<Vec<u8>>), ViewsError>;
+
 /// A row that comes of changes to it alone.
-pub(super) trait Fold: Sized {
+pub(super) trait Fold: Stored {
     /// What an event changes of it.
     type Change: Serialize + DeserializeOwned;
 
@@ -22,19 +52,11 @@ pub(super) trait Fold: Sized {
     /// Where the row is that belongs to this id.
     fn key(id: [u8; 16]) -> Vec<u8>;
 
-    fn read(bytes: &[u8]) -> Result<Self, ViewsError>;
-
-    fn to_bytes(&self) -> Result<Vec<u8>, ViewsError>;
-
     /// Whether the row begins with this change, whatever it was before.
     fn begins(change: &Self::Change) -> bool;
 
-    /// The row after the change; and the page of its entries that is full by it, if one is.
-    fn fold(
-        known: Option<Self>,
-        position: Position,
-        change: Self::Change,
-    ) -> Result<(Self, Option<Vec<u8>>), ViewsError>;
+    /// Makes a change.
+    fn fold(known: Option<Self>, position: Position, change: Self::Change) -> Changed<Self>;
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,23 +74,11 @@ impl Fold for ActivationRow {
         row::activation(ActivationId::from_bytes(id))
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, ViewsError> {
-        row::read(bytes)
-    }
-
-    fn to_bytes(&self) -> Result<Vec<u8>, ViewsError> {
-        postcard::to_stdvec(self).map_err(|_| unreadable())
-    }
-
     fn begins(change: &ActivationChange) -> bool {
         matches!(change, ActivationChange::Begun { .. })
     }
 
-    fn fold(
-        known: Option<Self>,
-        position: Position,
-        change: ActivationChange,
-    ) -> Result<(Self, Option<Vec<u8>>), ViewsError> {
+    fn fold(known: Option<Self>, position: Position, change: ActivationChange) -> Changed<Self> {
         let row = match change {
             ActivationChange::Begun { license } => {
                 Self { license, activated: position.0, ended: None }
@@ -107,23 +117,11 @@ impl Fold for Owner<LicenseRow> {
         row::license(LicenseId::from_bytes(id))
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, ViewsError> {
-        Owner::read(bytes)
-    }
-
-    fn to_bytes(&self) -> Result<Vec<u8>, ViewsError> {
-        Owner::to_bytes(self)
-    }
-
     fn begins(change: &LicenseChange) -> bool {
         matches!(change, LicenseChange::Issued { .. })
     }
 
-    fn fold(
-        known: Option<Self>,
-        position: Position,
-        change: LicenseChange,
-    ) -> Result<(Self, Option<Vec<u8>>), ViewsError> {
+    fn fold(known: Option<Self>, position: Position, change: LicenseChange) -> Changed<Self> {
         let known = known.ok_or_else(unreadable);
         let (mut license, kind) = match change {
             LicenseChange::Issued { subject, product, status } => {
@@ -175,24 +173,12 @@ impl Fold for Owner<SubjectRow> {
         row::subject(SubjectId::from_bytes(id))
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, ViewsError> {
-        Owner::read(bytes)
-    }
-
-    fn to_bytes(&self) -> Result<Vec<u8>, ViewsError> {
-        Owner::to_bytes(self)
-    }
-
     fn begins(_: &SubjectChange) -> bool {
         false
     }
 
     /// What is the first of theirs may be anything: what came before it may be erased.
-    fn fold(
-        known: Option<Self>,
-        position: Position,
-        change: SubjectChange,
-    ) -> Result<(Self, Option<Vec<u8>>), ViewsError> {
+    fn fold(known: Option<Self>, position: Position, change: SubjectChange) -> Changed<Self> {
         let mut subject = known.unwrap_or_else(|| Self::new(SubjectRow::default()));
         let mut kind = EntryKind::Other;
         match change {

@@ -79,7 +79,7 @@ impl Folded {
 }
 
 impl Later {
-    /// None yet. Their files are made in this directory.
+    /// None yet. The file is made in this directory.
     pub(super) fn new(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
