@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -22,6 +24,10 @@ use crate::telemetry::Complaint;
 
 /// How long to wait when the system has no descriptor or memory for another connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// So many bytes of answers the kernel keeps that it cannot send. Unbounded they are megabytes for each client
+/// that does not read.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 64 * 1024;
 /// How many connections may wait for the server to take them. It takes them at once.
 const READY: usize = 64;
 
@@ -115,6 +121,7 @@ impl Acceptor {
         let tls = Arc::clone(&self.tls.borrow_and_update());
         let handshake = async {
             stream.set_nodelay(true)?;
+            bound_unread(&stream, self.idle)?;
             let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
             Greeted::new(acceptor.accept(Capped::new(stream)).await?).await
         };
@@ -145,4 +152,19 @@ impl Acceptor {
         // The server may be gone.
         drop(self.ready.send(Ok(connection)).await);
     }
+}
+
+/// Bounds what the kernel keeps for a client that does not read: how much, and, also when the connection
+/// has been closed, how long.
+#[cfg(target_os = "linux")]
+fn bound_unread(stream: &TcpStream, idle: Duration) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_tcp_user_timeout(Some(idle))
+}
+
+/// Elsewhere the kernel has its own bounds.
+#[cfg(not(target_os = "linux"))]
+fn bound_unread(_: &TcpStream, _: Duration) -> io::Result<()> {
+    Ok(())
 }

@@ -8,16 +8,29 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::client::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, Target, attacker, begin,
-    call, call_fields, call_fields_of, frame, message,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, Target, WINDOW_UPDATE,
+    attacker, begin, call, call_fields, call_fields_of, frame, message,
 };
 use crate::honest::Watched;
 use crate::support::FOREVER;
 
-/// Each must be out so long after it did anything.
-const OUT: Duration = Duration::from_secs(15);
+/// Each must be out so long after it did anything. The longest that one may stay is 12 s; the rest is for a
+/// slow machine, which answers what was asked first.
+const OUT: Duration = Duration::from_secs(20);
 /// How often a slow client sends a little.
 const PACE: Duration = Duration::from_millis(500);
+/// Who never reads makes so many calls at a time, and waits, so that the server can answer each.
+const CALLS: u32 = 32;
+const ANSWERED: Duration = Duration::from_millis(5);
+/// Long before that many have been answered, what holds answers on their way must be full.
+const MOST_ANSWERS: u32 = 16_000;
+/// For so long it does not read. With 12 s more it would be out too late.
+const SILENCE: Duration = Duration::from_secs(17);
+/// So many calls whose answers have a message are too much for what may be on its way, and not more than may
+/// be under way.
+const BLOCKING: u32 = 640;
+/// What a connection may have on its way to a client that said nothing (RFC 9113 §6.9.2).
+const WINDOW: u32 = 65_535;
 /// So many of each kind.
 const OF_EACH: usize = 8;
 
@@ -32,10 +45,11 @@ enum Slow {
     Headers,
     Body,
     NeverReads,
+    Blocks,
     NoWindow,
 }
 
-const ALL: [Slow; 10] = [
+const ALL: [Slow; 11] = [
     Slow::Silent,
     Slow::HalfOpenHandshake,
     Slow::SilentAfterHandshake,
@@ -45,6 +59,7 @@ const ALL: [Slow; 10] = [
     Slow::Headers,
     Slow::Body,
     Slow::NeverReads,
+    Slow::Blocks,
     Slow::NoWindow,
 ];
 
@@ -101,17 +116,18 @@ async fn be(slow: Slow, target: &Target, from: Ipv4Addr) -> Duration {
         }
         Slow::Body => dribble(http2().await, begin(1), frame(DATA, 0, 1, &[0])).await,
         Slow::NeverReads => return never_read(http2().await).await,
+        Slow::Blocks => return block(http2().await).await,
         Slow::NoWindow => {
             // SETTINGS_INITIAL_WINDOW_SIZE 0: the answers' messages cannot be sent.
             let stream = target.http2(from, &[0, 4, 0, 0, 0, 0]).await.unwrap();
-            let keys = keys_call();
-            dribble(stream, keys, frame(PING, 0, 0, &[0; 8])).await;
+            dribble(stream, keys_call(1), frame(PING, 0, 0, &[0; 8])).await;
         }
     }
     began.elapsed()
 }
 
-/// Calls, and is answered for as long as there is room on the way for answers that it does not read.
+/// Calls, and is answered for as long as there is room on the way for answers that it does not read:
+/// little, so that those who do this hold little of the machine's memory.
 async fn never_read<S: AsyncWrite + Unpin>(mut stream: S) -> Duration {
     let mut called = Instant::now();
     for number in 0.. {
@@ -119,15 +135,45 @@ async fn never_read<S: AsyncWrite + Unpin>(mut stream: S) -> Duration {
         if stream.write_all(&call(2 * number + 1)).await.is_err() {
             break;
         }
+        assert!(number < MOST_ANSWERS, "so many answers were taken from the server");
+        if number % CALLS == CALLS - 1 {
+            sleep(ANSWERED).await;
+        }
     }
     called.elapsed()
 }
 
+/// Calls often enough that the answers cannot all be on their way, asks whether the server is there,
+/// and reads late.
+async fn block<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Duration {
+    let all = (u32::MAX >> 1) - WINDOW;
+    stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &all.to_be_bytes())).await.unwrap();
+    for number in 0..BLOCKING {
+        stream.write_all(&keys_call(2 * number + 1)).await.unwrap();
+        if number % CALLS == CALLS - 1 {
+            sleep(ANSWERED).await;
+        }
+    }
+    let called = Instant::now();
+    let pings = async {
+        loop {
+            // That the server is gone is seen by reading.
+            let _ = stream.write_all(&frame(PING, 0, 0, &[0; 8])).await;
+            sleep(PACE).await;
+        }
+    };
+    // A connection that is not of use for 12 s has ended by then. One that has not goes on as soon as it can,
+    // and would be of use again.
+    let _: Result<(), _> = timeout(SILENCE, pings).await;
+    while stream.read(&mut [0; 4096]).await.is_ok_and(|count| count > 0) {}
+    called.elapsed()
+}
+
 /// A call whose answer has a message.
-fn keys_call() -> Vec<u8> {
+fn keys_call(stream: u32) -> Vec<u8> {
     let fields = call_fields_of("/countersign.v1.ActivationService/GetSigningKeys");
-    [frame(HEADERS, END_HEADERS, 1, &fields), frame(DATA, END_STREAM, 1, &message(false, b""))]
-        .concat()
+    let end = frame(DATA, END_STREAM, stream, &message(false, b""));
+    [frame(HEADERS, END_HEADERS, stream, &fields), end].concat()
 }
 
 /// Turned out where apps are served, and where staff are.
