@@ -77,7 +77,8 @@ async fn by_server(server: Channel, path: &Path, bar: &Bar) -> anyhow::Result<Po
 }
 
 fn by_itself(directory: &Directory, path: &Path, bar: &Bar) -> anyhow::Result<Position> {
-    let truth = directory.open_truth(&directory.config()?, |_, _| ())?;
+    let (lock, config) = (directory.lock()?, directory.config()?);
+    let truth = directory.open_truth(lock, &config, |_, _, _| (), |(), _, _| ())?;
     let mut archive = Archive::open(path, truth.source)?;
     let head = archive.advance(Finish::Segment, &mut |done, end| {
         bar.show(done, end);

@@ -262,15 +262,17 @@ impl Directory {
             .with_context(|| format!("{} is not valid", path.display()))
     }
 
-    /// Opens log and vault, and checks all of both: every record's checksum and place, the root that
-    /// the head file knows, every slot, and that each record has one. `progress` is told how many of
-    /// how many records are checked.
-    pub(super) fn open_truth(
+    /// Opens log and vault, for one who has the lock, and checks all of both: every record's checksum and place, the root that
+    /// the head file knows, every slot, and that each record has one. `each` is given what `open` makes
+    /// of a page of records, before they are checked, and how many of how many are checked then.
+    pub(super) fn open_truth<T: Send>(
         &self,
+        lock: File,
         config: &Config,
-        progress: impl FnMut(Position, Position),
+        open: impl Fn(&FileVault, Position, &[Vec<u8>]) -> T + Copy + Send,
+        each: impl FnMut(T, Position, Position),
     ) -> anyhow::Result<Truth> {
-        self.truth(self.lock()?, config, None, progress)
+        self.truth(lock, config, None, open, each)
     }
 
     /// Opens log and vault, for one who has the lock. What the log holds is not checked.
@@ -300,12 +302,13 @@ impl Directory {
         Ok((log, vault))
     }
 
-    fn truth(
+    fn truth<T: Send>(
         &self,
         lock: File,
         config: &Config,
         before: Option<Checked>,
-        mut progress: impl FnMut(Position, Position),
+        open: impl Fn(&FileVault, Position, &[Vec<u8>]) -> T + Copy + Send,
+        mut each: impl FnMut(T, Position, Position),
     ) -> anyhow::Result<Truth> {
         let log_key = self.log_key()?;
         let (log, vault) = self.log_and_vault(config)?;
@@ -327,15 +330,18 @@ impl Directory {
         let mut check = |before: Option<&Checked>| {
             let tree = before.map_or_else(CompactRange::default, |before| before.tree.clone());
             let counts = SlotCounts::from(before.map_or_else(Vec::new, |of| of.counts.clone()));
-            let tree = head::check(&log, &known, tree, |header| {
-                if header.position.0.is_multiple_of(PAGE as u64) {
-                    progress(header.position, end);
+            let vault = &vault;
+            let open = move |first, records: &[Vec<u8>]| open(vault, first, records);
+            let tree = head::check(&log, &known, tree, open, |headers, opened| {
+                for header in headers {
+                    if header.slot.0 > slots {
+                        unknown.get_or_insert(header.slot);
+                    } else {
+                        counts.add(header.slot);
+                    }
                 }
-                if header.slot.0 > slots {
-                    unknown.get_or_insert(header.slot);
-                } else {
-                    counts.add(header.slot);
-                }
+                let done = headers.last().map_or(end, |header| header.position.plus(1));
+                each(opened, done, end);
             })?;
             Ok::<_, HeadError>((tree, counts))
         };
@@ -427,7 +433,7 @@ impl Directory {
         progress: impl FnMut(Position, Position),
     ) -> anyhow::Result<Opened> {
         let before = self.checked_before(config);
-        let truth = self.truth(lock, config, before, |_, _| ())?;
+        let truth = self.truth(lock, config, before, |_, _, _| (), |(), _, _| ())?;
         let Truth { source, counts, before, lock } = truth;
         let size = source.tree.lock().unwrap_or_else(PoisonError::into_inner).size();
         // Keys that were made for records which never came to be.

@@ -1,8 +1,10 @@
 //! `verify`: whether what is stored is whole. Names the first bad position.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::bail;
 use serde_json::json;
 
 use super::directory::{Directory, Truth};
@@ -14,11 +16,12 @@ use crate::config::Config;
 use crate::domain::Position;
 use crate::log::LogError;
 use crate::log::head::HeadError;
-use crate::service::store::{SlotCounts, Store, StoreError};
+use crate::service::store::{Page, SlotCounts, Store, StoreError};
 use crate::tlog::replay::Difference;
 use crate::vault::VaultError;
+use crate::vault::file::FileVault;
 use crate::vault::ledger::LedgerError;
-use crate::views::Views;
+use crate::views::{Checkpoint, Views};
 
 /// Check what is stored, or a backup: records, root, vault, views; the server must not run.
 #[derive(Debug, clap::Args)]
@@ -112,49 +115,67 @@ fn verify_backup(directory: &Directory, path: &Path, bar: &Bar) -> anyhow::Resul
 }
 
 fn verify_data(directory: &Directory, deep: bool, bar: &Bar) -> anyhow::Result<(Position, Found)> {
-    let config = directory.config()?;
-    let truth = directory.open_truth(&config, |done, end| bar.show(done, end))?;
-    let head = truth.source.log.head()?;
-    let found = if deep {
+    let (lock, config) = (directory.lock()?, directory.config()?);
+    if deep {
         let scratch = directory.join("views.verify");
         Views::delete(&scratch)?;
-        let found = compare(directory, &config, &truth, &scratch, bar);
+        let verified = verify_deep(directory, lock, &config, &scratch, bar);
         Views::delete(&scratch)?;
-        found?
-    } else {
-        match live_views(directory, &config, &truth) {
-            Some(store) if store.views_match()? => {
-                store.views.close()?;
-                Found::LookGood
-            }
-            _ => Found::ToBeRebuilt,
+        return verified;
+    }
+    let show = |(), done, end| bar.show(done, end);
+    let truth = directory.open_truth(lock, &config, |_, _, _| (), show)?;
+    let found = match live_views(directory, &config, &truth) {
+        Some(store) if store.views_match()? => {
+            store.views.close()?;
+            Found::LookGood
         }
+        _ => Found::ToBeRebuilt,
     };
-    Ok((head, found))
+    Ok((truth.source.log.head()?, found))
 }
 
-/// Opens every record into views that begin with nothing, and compares them with those that are there.
-fn compare(
+/// The same, and opens every record, and compares the views with what comes of all of them. What is put off
+/// on the way there is in `scratch`.
+fn verify_deep(
     directory: &Directory,
+    lock: File,
     config: &Config,
-    truth: &Truth,
     scratch: &Path,
     bar: &Bar,
-) -> anyhow::Result<Found> {
-    let rebuilt = with_views(truth, Views::open(scratch, cache_bytes(config))?);
-    let end = rebuilt.log.head()?;
-    rebuilt.catch_up(|done| bar.show(done, end))?;
-    let live = live_views(directory, config, truth);
+) -> anyhow::Result<(Position, Found)> {
+    let views = Views::open(scratch, cache_bytes(config))?;
+    let Some(mut whole) = views.begin_whole()? else {
+        bail!("{} is not empty; delete it", scratch.display());
+    };
+    let (mut taken_in, mut checkpoint) = (Ok(()), Checkpoint::default());
+    let open = |vault: &FileVault, first, records: &[Vec<u8>]| Page::open(vault, first, records);
+    let truth = directory.open_truth(lock, config, open, |page, done, end| {
+        bar.show(Position(done.0 / 2), end);
+        // A record that does not open is told of where it, and all others, are what was written.
+        if taken_in.is_ok() {
+            taken_in = page.and_then(|page| {
+                checkpoint = page.end().unwrap_or(checkpoint);
+                Ok(whole.apply(page.pairs())?)
+            });
+        }
+    })?;
+    taken_in?;
+    let end = checkpoint.next;
+    let live = live_views(directory, config, &truth);
     // What a start does: the newest rows of a server that was killed are only in the log.
     let live =
         live.filter(|live| live.views_match().unwrap_or(false) && live.catch_up(|_| ()).is_ok());
-    let Some(live) = live else { return Ok(Found::ToBeRebuilt) };
-    if !live.views.same_as(&rebuilt.views)? {
+    let Some(live) = live else { return Ok((end, Found::ToBeRebuilt)) };
+    let is_same = whole.is_in(&live.views, checkpoint, |done, parts| {
+        bar.show(Position(end.0 / 2 + (end.0 - end.0 / 2) * done / parts), end);
+    })?;
+    if !is_same {
         let text = "the views are not what the log says; run `countersign views rebuild`";
         return Err(Bad(text.to_owned()).into());
     }
     live.views.close()?;
-    Ok(Found::Match)
+    Ok((end, Found::Match))
 }
 
 /// The views that are there; `None`: they are not, or cannot be believed.

@@ -157,12 +157,14 @@ pub fn read(path: &Path, key: &LogKey) -> Result<Checkpoint, HeadError> {
 
 /// Reads every record of the log that is not in the tree yet, checks its checksum and its place, and that
 /// the log is the one that all checkpoints are of which are not older than the tree, or a continuation of
-/// it. `each` sees every header that is read.
-pub fn check(
+/// it. `each` sees every page that is read: the headers, and what `open` makes of the records, on all
+/// processors and before they are checked.
+pub fn check<T: Send>(
     log: &dyn Log,
     known: &[Checkpoint],
     tree: CompactRange,
-    mut each: impl FnMut(&Header),
+    open: impl Fn(Position, &[Vec<u8>]) -> T + Copy + Send,
+    mut each: impl FnMut(&[Header], T),
 ) -> Result<CompactRange, HeadError> {
     let mut range = tree;
     let mut known: Vec<_> = known.iter().filter(|known| known.size >= range.size()).collect();
@@ -177,23 +179,27 @@ pub fn check(
         Ok(known.peek().map(|known| known.size))
     };
     compare(&range)?;
-    let check_page = |first, records: &[Vec<u8>]| -> Vec<_> {
+    let check_page = move |first, records: &[Vec<u8>]| {
         let check = |(position, bytes): (Position, &Vec<u8>)| {
             let decoded = record::decode(bytes, position);
             let (header, _) = decoded.map_err(|error| LogError::Damaged(position, error))?;
             Ok::<_, LogError>((header, record::hash(bytes)))
         };
         let positions = (0..).map(|offset| Position::plus(first, offset));
-        positions.zip(records).map(check).collect()
+        let checked: Vec<_> = positions.zip(records).map(check).collect();
+        (checked, open(first, records))
     };
     thread::scope(|scope| {
         for page in pages(scope, log, range.size(), check_page) {
-            for checked in page? {
+            let (checked, opened) = page?;
+            let mut headers = Vec::with_capacity(checked.len());
+            for checked in checked {
                 let (header, hash) = checked?;
                 range.push(hash);
                 compare(&range)?;
-                each(&header);
+                headers.push(header);
             }
+            each(&headers, opened);
         }
         Ok::<_, HeadError>(())
     })?;
@@ -249,7 +255,8 @@ mod tests {
         let ten = records(10);
         write(&path, &key, &checkpoint(&ten[..7])).unwrap();
         let check = |records: &[Vec<u8>]| {
-            check(&log(records), &[read(&path, &key)?], CompactRange::default(), |_| ())
+            let known = [read(&path, &key)?];
+            check(&log(records), &known, CompactRange::default(), |_, _| (), |_, ()| ())
         };
 
         for continued in 7..=10 {
@@ -277,12 +284,17 @@ mod tests {
         for from in 0..=7 {
             let mut read = 0;
             let known = [checkpoint(&ten[..3]), checkpoint(&ten[..7])];
-            let whole = check(&log(&ten), &known, tree_of(&ten[..from]), |_| read += 1);
+            let open = |first: Position, records: &[Vec<u8>]| (first.0, records.len());
+            let whole =
+                check(&log(&ten), &known, tree_of(&ten[..from]), open, |headers, opened| {
+                    assert_eq!(opened, (from as u64, headers.len()));
+                    read += headers.len();
+                });
             assert_eq!(whole.unwrap(), tree_of(&ten));
             assert_eq!(read, 10 - from);
         }
         let other = CompactRange::from_parts(Position(4), vec![[7; 32]]).unwrap();
-        let told = check(&log(&ten), &[checkpoint(&ten[..7])], other, |_| ());
+        let told = check(&log(&ten), &[checkpoint(&ten[..7])], other, |_, _| (), |_, ()| ());
         assert!(matches!(told, Err(HeadError::Changed(Position(7)))));
     }
 

@@ -5,7 +5,7 @@ use std::ops::RangeFrom;
 
 use rand::CryptoRng;
 
-use super::store::{Issued, Store, StoreError};
+use super::store::{Issued, Store, StoreError, Stored};
 use crate::domain::{
     Authority, Category, Change, ErasureId, Event, KeptActivation, KeptLicense, LicenseId, Notice,
     NoticeId, Position, RequestId, RequestStep, SealedActor, Status, SubjectId, Timestamp,
@@ -148,7 +148,7 @@ pub(super) fn unstated_records(store: &Store) -> Result<BTreeMap<u8, u64>, Store
         }
         Ok::<_, LogError>(())
     })?;
-    for (_, event) in store.events(statements)? {
+    for (_, Stored { event, .. }) in store.events(statements)? {
         let Event::DataErased { records, .. } = event else { continue };
         for (event_type, count) in records {
             let left = gone.entry(event_type).or_default();

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::erasure::{expired_keys, keys, positions, records_under};
 use super::notices::NoticeDetails;
 use super::requests::RequestDetails;
-use super::store::StoreError;
+use super::store::{StoreError, Stored};
 use super::writer::Request;
 use super::{Service, ServiceError, Staff, reading};
 use crate::domain::{
@@ -112,7 +112,7 @@ struct ExpiredPage {
 #[derive(Default)]
 struct Held {
     /// With their positions.
-    events: Vec<(Position, Event)>,
+    events: Vec<(Position, Stored)>,
     /// What recipients are still to be told.
     waiting: Vec<(Notice, Timestamp)>,
     /// How many records the log has under the person's keys.
@@ -258,7 +258,9 @@ impl Service {
             error => ServiceError::from(error),
         });
         let Held { events, waiting, in_log } = held?;
-        let proofs = self.prove_all(events.iter().map(|(position, _)| *position))?;
+        let proofs = self.prove_all(events.iter().map(|(position, of)| (*position, of.hash)))?;
+        let events: Vec<_> =
+            events.into_iter().map(|(position, of)| (position, of.event)).collect();
         let facts = Facts {
             events: &events,
             waiting: &waiting,
@@ -445,12 +447,13 @@ impl Service {
         self.ask(Request::Subject(subject, restrict)).await.map(drop)
     }
 
-    /// Erases what was kept for as long as the policy says; or counts it only.
+    /// Erases what was kept for as long as the policy says; or counts it only. After each look it rests for
+    /// as long, so that calls have most of the processors.
     pub async fn sweep(self: &Arc<Self>, dry_run: bool) -> Result<Swept, ServiceError> {
-        self.sweep_with_rests(dry_run, 0).await
+        self.sweep_with_rests(dry_run, 1).await
     }
 
-    /// The same, when nobody waits for it: after each look it rests for three times as long.
+    /// The same, when nobody waits for it: it rests for three times as long.
     pub async fn sweep_daily(self: &Arc<Self>) -> Result<Swept, ServiceError> {
         self.sweep_with_rests(false, 3).await
     }
@@ -465,7 +468,7 @@ impl Service {
         while let Some(from) = next {
             let (service, began) = (Arc::clone(self), Instant::now());
             let page = reading(move || service.read_expired(from)).await?;
-            if rests > 0 && page.next.is_some() {
+            if page.next.is_some() {
                 sleep(rests * began.elapsed()).await;
             }
             next = page.next;

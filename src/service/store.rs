@@ -108,7 +108,7 @@ pub struct Issued {
 }
 
 /// A page of the log, opened.
-struct Page {
+pub struct Page {
     /// What was not erased.
     events: Vec<(Position, Event)>,
     /// The position after it.
@@ -120,7 +120,31 @@ struct Page {
 }
 
 impl Page {
-    fn pairs(&self) -> impl Iterator<Item = (Position, &Event)> {
+    /// Opens records from a position on.
+    pub fn open(
+        vault: &dyn Vault,
+        first: Position,
+        records: &[Vec<u8>],
+    ) -> Result<Self, StoreError> {
+        let mut reader = Reader::new(vault);
+        let mut events = Vec::with_capacity(records.len());
+        let mut end = first;
+        for bytes in records {
+            // What was erased is as if it had never been there.
+            events.extend(reader.read(end, bytes)?.map(|event| (end, event)));
+            end = end.plus(1);
+        }
+        let last = records.last().map(|bytes| record::hash(bytes));
+        Ok(Self { events, end, last, is_full: records.len() == PAGE })
+    }
+
+    /// How far views are that have taken it in; `None`: it has nothing.
+    pub fn end(&self) -> Option<Checkpoint> {
+        self.last.map(|last| Checkpoint { next: self.end, last })
+    }
+
+    /// What was not erased.
+    pub fn pairs(&self) -> impl Iterator<Item = (Position, &Event)> {
         self.events.iter().map(|(position, event)| (*position, event))
     }
 }
@@ -164,11 +188,12 @@ impl Store {
     pub fn events(
         &self,
         positions: impl IntoIterator<Item = Position>,
-    ) -> Result<Vec<(Position, Event)>, StoreError> {
+    ) -> Result<Vec<(Position, Stored)>, StoreError> {
         let mut reader = Reader::new(self.vault.as_ref());
         let read = |position| {
-            let event = reader.read(position, &self.record(position)?)?;
-            Ok((position, event.ok_or(StoreError::Erased(position))?))
+            let bytes = self.record(position)?;
+            let event = reader.read(position, &bytes)?.ok_or(StoreError::Erased(position))?;
+            Ok((position, Stored { event, hash: record::hash(&bytes) }))
         };
         positions.into_iter().map(read).collect()
     }
@@ -247,7 +272,7 @@ impl Store {
         let from = self.views.checkpoint()?.next;
         let head = self.log.head()?;
         thread::scope(|scope| {
-            let open = |first, records: &[Vec<u8>]| self.page(first, records);
+            let open = |first, records: &[Vec<u8>]| Page::open(self.vault.as_ref(), first, records);
             let pages = pages(scope, self.log.as_ref(), from, open);
             let mut pages = pages.map(|page| page.map_err(StoreError::from).flatten()).peekable();
             // A page alone is taken in sooner than files are made for more.
@@ -266,23 +291,8 @@ impl Store {
     }
 
     fn take_in(&self, page: &Page) -> Result<(), ViewsError> {
-        let Some(last) = page.last else { return Ok(()) };
-        let end = Checkpoint { next: page.end, last };
+        let Some(end) = page.end() else { return Ok(()) };
         self.views.apply(page.pairs(), end, &|position| self.is_erased(position))
-    }
-
-    /// Opens a page of the log.
-    fn page(&self, first: Position, records: &[Vec<u8>]) -> Result<Page, StoreError> {
-        let mut reader = Reader::new(self.vault.as_ref());
-        let mut events = Vec::with_capacity(records.len());
-        let mut end = first;
-        for bytes in records {
-            // What was erased is as if it had never been there.
-            events.extend(reader.read(end, bytes)?.map(|event| (end, event)));
-            end = end.plus(1);
-        }
-        let last = records.last().map(|bytes| record::hash(bytes));
-        Ok(Page { events, end, last, is_full: records.len() == PAGE })
     }
 
     /// Whether the views are of this log: it has the record that they ended with.
@@ -303,12 +313,12 @@ fn take_in_whole(
     pages: &mut Peekable<impl Iterator<Item = Result<Page, StoreError>>>,
     mut progress: impl FnMut(Position),
 ) -> Result<(), StoreError> {
-    let mut end = Checkpoint { next: Position::ZERO, last: RecordHash::default() };
+    let mut end = Checkpoint::default();
     let is_before = |page: &Result<Page, _>| page.as_ref().map_or(true, |page| page.end <= head);
     while let Some(page) = pages.next_if(is_before) {
         let page = page?;
         whole.apply(page.pairs())?;
-        end = Checkpoint { next: page.end, last: page.last.unwrap_or(end.last) };
+        end = page.end().unwrap_or(end);
         progress(Position(end.next.0 / 2));
     }
     let records = end.next.0;

@@ -538,7 +538,7 @@ impl Service {
     /// answer to a person does not wait for it. On a thread that may wait.
     pub(super) fn prove_all(
         &self,
-        positions: impl Iterator<Item = Position>,
+        hashes: impl Iterator<Item = (Position, RecordHash)>,
     ) -> Result<Option<export::Proofs>, ServiceError> {
         let Ok(transparency) = self.transparency() else { return Ok(None) };
         let Ok(published) = Handle::current().block_on(transparency.fresh()) else {
@@ -546,8 +546,7 @@ impl Service {
         };
         let tiles = KeptTiles::new(&transparency.tiles, published.checkpoint.size);
         let mut records = HashMap::new();
-        for index in positions {
-            let (_, record) = self.store.header_and_hash(index)?;
+        for (index, record) in hashes {
             let path = transparency.path(&tiles, index, &record, &published);
             let path = path.inspect_err(|error| tracing::warn!("an export has no proofs: {error}"));
             let Ok(path) = path else { return Ok(None) };

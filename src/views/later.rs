@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -61,8 +62,9 @@ struct Change<'c> {
 pub(super) type Sorted = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The rows that come of some parts.
-#[derive(Default)]
 pub(super) struct Folded {
+    /// What their ids begin with.
+    pub(super) firsts: RangeInclusive<u8>,
     activations: Sorted,
     licenses: Sorted,
     pages: Sorted,
@@ -70,9 +72,15 @@ pub(super) struct Folded {
 }
 
 impl Folded {
+    fn new(firsts: RangeInclusive<u8>) -> Self {
+        let (activations, licenses, pages, subjects) = Default::default();
+        Self { firsts, activations, licenses, pages, subjects }
+    }
+
     /// How many lists it is.
     pub(super) const LISTS: usize = 4;
 
+    /// They are in the order of [`ROWS_OF_MANY`](row::ROWS_OF_MANY).
     pub(super) fn lists(self) -> [Sorted; Self::LISTS] {
         [self.activations, self.licenses, self.pages, self.subjects]
     }
@@ -154,17 +162,18 @@ impl Later {
     ) -> impl ExactSizeIterator<Item = impl Fn() -> Result<Folded, ViewsError> + Clone + Send> {
         let mut shares = Vec::new();
         let (mut begin, mut bytes) = (0, 0);
-        for (number, part) in self.parts.iter().enumerate() {
+        for (first, part) in (0..=u8::MAX).zip(&self.parts) {
             bytes += part.length();
-            if bytes >= UNWRITTEN || number + 1 == self.parts.len() {
-                shares.push(&self.parts[begin..=number]);
-                (begin, bytes) = (number + 1, 0);
+            if bytes >= UNWRITTEN || first == u8::MAX {
+                shares.push(begin..=first);
+                (begin, bytes) = (first.saturating_add(1), 0);
             }
         }
         let file = self.file.as_ref();
-        shares.into_iter().map(move |parts| {
+        shares.into_iter().map(move |firsts| {
             move || {
-                let mut folded = Folded::default();
+                let parts = &self.parts[(*firsts.start()).into()..=(*firsts.end()).into()];
+                let mut folded = Folded::new(firsts.clone());
                 parts.iter().try_for_each(|part| part.fold(file, &mut folded))?;
                 // Those of persons are between those of licenses.
                 folded.pages.sort_unstable();
@@ -204,7 +213,7 @@ impl Part {
         }
         changes.sort_unstable_by_key(|change| (change.row(), change.position));
         for of_row in changes.chunk_by(|one, next| one.row() == next.row()) {
-            let Folded { activations, licenses, pages, subjects } = folded;
+            let Folded { activations, licenses, pages, subjects, .. } = folded;
             match of_row[0].kind {
                 ActivationRow::KIND => fold_row::<ActivationRow>(of_row, activations, pages)?,
                 Owner::<LicenseRow>::KIND => {

@@ -195,20 +195,20 @@ impl<'a> Layers<'a> {
         present(Merged::new(newest.rev(), Merged::new(moving.rev(), stored, true), true))
     }
 
-    /// Whether both have the same rows in a range.
-    pub(super) fn same_as(
+    /// Whether it has these rows in a range, which are in the order of keys, and no others.
+    pub(super) fn has(
         self,
-        other: Layers<'_>,
         range: Range<&[u8]>,
+        rows: impl IntoIterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>>,
     ) -> Result<bool, ViewsError> {
-        let mut theirs = other.range(range.clone());
-        for ours in self.range(range) {
-            match theirs.next().transpose()? {
-                Some(theirs) if theirs == ours? => {}
+        let mut ours = self.range(range);
+        for row in rows {
+            match ours.next().transpose()? {
+                Some(ours) if ours == row? => {}
                 _ => return Ok(false),
             }
         }
-        Ok(theirs.next().is_none())
+        Ok(ours.next().is_none())
     }
 
     /// The ids that follow a prefix in the keys of rows.

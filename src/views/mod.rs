@@ -19,10 +19,9 @@ mod whole;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread;
 
 use serde::de::DeserializeOwned;
 
@@ -31,7 +30,6 @@ use crate::domain::{
     Product, RequestId, Status, Subject, SubjectId,
 };
 use crate::log::record::RecordHash;
-use crate::parallel::ahead;
 use changes::Changes;
 use layers::{NOT_WRITTEN, Recent};
 use row::{
@@ -119,7 +117,7 @@ pub struct ErasureView {
 }
 
 /// How far the views have come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The position to go on from.
     pub next: Position,
@@ -189,22 +187,6 @@ impl Views {
         write_synced(&self.directory.join(TRUST), CLOSED)
     }
 
-    /// Whether both hold the same, row for row.
-    pub fn same_as(&self, other: &Self) -> Result<bool, ViewsError> {
-        let (ours, theirs) = (self.read_recent(), other.read_recent());
-        let (ours, theirs) = (ours.layers(&self.store)?, theirs.layers(&other.store)?);
-        thread::scope(|scope| {
-            let compare =
-                |range: Range<Vec<u8>>| move || ours.same_as(theirs, &range.start..&range.end);
-            for same in ahead(scope, row::shares().into_iter().map(compare)) {
-                if !same? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
-    }
-
     /// Has the views believed at the next start of this boot.
     fn trust(&self) -> Result<(), ViewsError> {
         write_synced(&self.directory.join(TRUST), &boot_id().unwrap_or_default())
@@ -219,7 +201,7 @@ impl Views {
     pub fn checkpoint(&self) -> Result<Checkpoint, ViewsError> {
         let recent = self.read_recent();
         let Some(row) = recent.layers(&self.store)?.get::<CheckpointRow>(row::CHECKPOINT)? else {
-            return Ok(Checkpoint { next: Position::ZERO, last: RecordHash::default() });
+            return Ok(Checkpoint::default());
         };
         if row.schema != SCHEMA {
             return Err(ViewsError::Damaged("they have another version's form".to_owned()));

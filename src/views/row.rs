@@ -1,7 +1,8 @@
 //! The rows, and the keys they are found by. Ids and positions only: never a tag, an address or a
 //! time.
 
-use std::ops::Range;
+use std::iter::once;
+use std::ops::{Range, RangeInclusive};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -183,18 +184,24 @@ pub(super) enum EntryKind {
 /// Between the first key that there may be and what follows the last.
 pub(super) const ALL: std::ops::Range<&[u8]> = b""..b"\xFF";
 
-/// All keys in shares, in order: between them lie rows with an id that begins alike.
-pub(super) fn shares() -> Vec<Range<Vec<u8>>> {
-    let mut borders = vec![ALL.start.to_vec()];
-    for prefix in ROWS_OF_MANY {
-        borders.extend((0..=u8::MAX).step_by(8).map(|first| vec![*prefix, first]));
-    }
-    borders.push(ALL.end.to_vec());
-    borders.windows(2).map(|of| of[0].clone()..of[1].clone()).collect()
+/// What the keys of most rows begin with, before their id: activations, licenses, pages, persons.
+pub(super) const ROWS_OF_MANY: [u8; 4] = *b"alps";
+
+/// The keys of those of one kind whose ids begin with one of these bytes.
+pub(super) fn of_many(prefix: u8, firsts: &RangeInclusive<u8>) -> Range<Vec<u8>> {
+    // What begins like them and has no id is none of any others.
+    let start = Some(*firsts.start()).filter(|first| *first > 0);
+    let end = firsts.end().checked_add(1);
+    let end = end.map_or_else(|| vec![prefix + 1], |next| vec![prefix, next]);
+    once(prefix).chain(start).collect()..end
 }
 
-/// What the keys of most rows begin with, before their id: activations, licenses, pages, persons.
-const ROWS_OF_MANY: &[u8] = b"alps";
+/// The keys of all other rows, which lie between those.
+pub(super) fn of_few() -> impl Iterator<Item = Range<Vec<u8>>> {
+    let starts = once(ALL.start.to_vec()).chain(ROWS_OF_MANY.map(|prefix| vec![prefix + 1]));
+    let ends = ROWS_OF_MANY.map(|prefix| vec![prefix]).into_iter().chain(once(ALL.end.to_vec()));
+    starts.zip(ends).map(|(start, end)| start..end)
+}
 
 pub(super) const CHECKPOINT: &[u8] = b"c";
 /// The vault's epoch, as far as the log tells.

@@ -5,6 +5,7 @@ use std::thread;
 use super::changes::Changes;
 use super::later::{Folded, Later};
 use super::layers::Recent;
+use super::row::{self, ROWS_OF_MANY};
 use super::{Checkpoint, Views, ViewsError};
 use crate::domain::{Event, Position};
 use crate::parallel::ahead;
@@ -70,5 +71,50 @@ impl Whole<'_> {
         few.settle_all(store)?;
         *views.write_recent() = Recent::default();
         views.trust()
+    }
+
+    /// Whether other views have, row for row, what comes of all that was taken in, up to `end`; instead
+    /// of making it. `progress` is told how many of how many parts are compared.
+    pub fn is_in(
+        self,
+        other: &Views,
+        end: Checkpoint,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<bool, ViewsError> {
+        let Self { views, mut few, later } = self;
+        let recent = other.read_recent();
+        let other = recent.layers(&other.store)?;
+        Changes::new(few.changes(&views.store)?, &|_| Ok(false)).checkpoint(end)?;
+        let few = few.layers(&views.store)?;
+        for keys in row::of_few() {
+            let keys = &keys.start[..]..&keys.end[..];
+            if !other.has(keys.clone(), few.range(keys))? {
+                return Ok(false);
+            }
+        }
+        thread::scope(|scope| {
+            let folds = later.folds();
+            let parts = folds.len() as u64;
+            let compare = folds.map(|fold| {
+                move || {
+                    let folded = fold()?;
+                    let firsts = folded.firsts.clone();
+                    for (prefix, rows) in ROWS_OF_MANY.into_iter().zip(folded.lists()) {
+                        let keys = row::of_many(prefix, &firsts);
+                        if !other.has(&keys.start..&keys.end, rows.into_iter().map(Ok))? {
+                            return Ok(false);
+                        }
+                    }
+                    Ok::<_, ViewsError>(true)
+                }
+            });
+            for (done, same) in (1..).zip(ahead(scope, compare)) {
+                if !same? {
+                    return Ok(false);
+                }
+                progress(done, parts);
+            }
+            Ok(true)
+        })
     }
 }
