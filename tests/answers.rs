@@ -17,7 +17,7 @@ use countersign::service::history::Person;
 use countersign::service::privacy::Subject;
 use countersign::service::{Service, ServiceError, Staff};
 use serde_json::Value;
-use world::{World, activate, at, email, erase, issue, reason, staff, verified};
+use world::{World, activate, at, email, erase, issue, reason, staff, sweep, verified};
 
 /// All pieces of an export.
 async fn pieces(server: &Arc<Service>, whose: Subject) -> Result<Vec<u8>, ServiceError> {
@@ -74,7 +74,7 @@ async fn who_got_the_address_is_known_for_as_long_as_the_address() {
     assert_eq!(first["disclosures"][0]["kept_until"], first["subject"]["email"]["kept_until"]);
     // Access records of 2026 are gone by then.
     world.now_is("2031-01-01");
-    assert!(server.sweep(false).await.unwrap().records[&Category::AccessRecord] > 0);
+    assert!(sweep(&server, false).await.unwrap().records[&Category::AccessRecord] > 0);
     let server = world.server();
     let later = export(&server, "ada").await;
     assert_eq!(later["disclosures"], first["disclosures"]);
@@ -112,7 +112,7 @@ async fn an_export_states_the_ends_that_the_sweep_keeps() {
     assert_eq!(ends(&server, "ada").await, (end.into(), vec![end.into()]));
     for (day, goes) in [("2028-12-30", false), ("2028-12-31", true)] {
         world.now_is(day);
-        let records = server.sweep(true).await.unwrap().records;
+        let records = sweep(&server, true).await.unwrap().records;
         for category in [Category::License, Category::ActivationTime] {
             assert_eq!(records.contains_key(&category), goes, "{day} {category:?}");
         }
@@ -180,10 +180,10 @@ async fn who_is_not_known_is_answered_that_nothing_is_held() {
     assert!(world.server().open_requests().await.unwrap().is_empty());
     // Who comes to be known later is somebody else.
     issue(&server, "nobody", None).await;
-    assert_eq!(server.sweep(true).await.unwrap().subjects, 0);
+    assert_eq!(sweep(&server, true).await.unwrap().subjects, 0);
     world.now_is("2030-01-01");
     assert_eq!(
-        server.sweep(false).await.unwrap().subjects,
+        sweep(&server, false).await.unwrap().subjects,
         3,
         "the records of the requests go too"
     );
@@ -292,7 +292,7 @@ async fn a_recipient_is_told_when_retention_erases_the_address() {
     // Two years after the license: the address. What is left needs no notice when it goes.
     for (day, waiting) in [("2029-02-27", 0), ("2029-02-28", 1), ("2060-01-01", 1)] {
         world.now_is(day);
-        server.sweep(false).await.unwrap();
+        sweep(&server, false).await.unwrap();
         let notices = world.server().waiting_notices().unwrap();
         assert_eq!(notices.len(), waiting, "{day}");
         for details in notices {

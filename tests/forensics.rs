@@ -496,7 +496,7 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
     assert!(server.terminate().success());
     fs::write(data.join("policy.toml"), policy).unwrap();
     let server = place.start();
-    let sweep = SweepRetentionRequest { dry_run: false };
+    let sweep = SweepRetentionRequest::default();
     let swept = server.privacy().sweep_retention(sweep).await.unwrap().into_inner();
     assert_eq!(swept.subjects, 5);
     server.erase(ERASED[2], false, true).await;

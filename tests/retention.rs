@@ -14,8 +14,12 @@ use countersign::domain::{
 use countersign::log::memory::Fault;
 use countersign::policy::Policy;
 use countersign::service::history::Person;
+use countersign::service::sweep::Share;
 use countersign::service::{Service, ServiceError};
-use world::{World, activate, at, email, erase, issue, reason, staff, verified};
+use tokio::time::Instant;
+use world::{
+    World, activate, at, email, erase, issue, reason, staff, sweep, sweep_until, verified,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -41,20 +45,23 @@ async fn activation_times_go_two_years_after_the_year_in_which_the_seat_was_free
     // 2026 and 2027 hang together by the seat that was held over the turn of the year; in 2027 one
     // was taken that is still held.
     world.now_is("2040-01-01");
-    assert_eq!(server.sweep(true).await.unwrap().records.get(&Category::ActivationTime), None);
+    assert_eq!(sweep(&server, true).await.unwrap().records.get(&Category::ActivationTime), None);
     server.deactivate(&held).await.unwrap();
     world.now_is("2042-12-31");
-    assert_eq!(server.sweep(true).await.unwrap().records.get(&Category::ActivationTime), None);
+    assert_eq!(sweep(&server, true).await.unwrap().records.get(&Category::ActivationTime), None);
     world.now_is("2043-01-01");
-    let dry = server.sweep(true).await.unwrap();
+    let dry = sweep(&server, true).await.unwrap();
     assert_eq!(dry.records[&Category::ActivationTime], 6);
     assert_eq!(shown(&server, "ada").await, Some(3), "it was counted only");
-    let swept = server.sweep(false).await.unwrap();
+    let swept = sweep(&server, false).await.unwrap();
     assert_eq!(swept.records, dry.records);
     for server in [Arc::clone(&server), world.server()] {
         assert_eq!(shown(&server, "ada").await, Some(0));
         assert!(server.check(&held).is_err());
-        assert_eq!(server.sweep(true).await.unwrap().records.get(&Category::ActivationTime), None);
+        assert_eq!(
+            sweep(&server, true).await.unwrap().records.get(&Category::ActivationTime),
+            None
+        );
     }
     // The license is as good as before.
     activate(&server, "ada", &key).await;
@@ -71,26 +78,26 @@ async fn address_and_license_go_after_the_license_ends_and_nothing_of_others() {
     // Two years after the end: the address. Nobody finds the person by it any more.
     world.now_is("2029-02-27");
     assert_eq!(shown(&server, "ada").await, Some(1));
-    let dry = server.sweep(true).await.unwrap();
+    let dry = sweep(&server, true).await.unwrap();
     assert_eq!((dry.subjects, dry.records.contains_key(&Category::Email)), (0, false));
     world.now_is("2029-02-28");
-    let swept = server.sweep(false).await.unwrap();
+    let swept = sweep(&server, false).await.unwrap();
     assert_eq!((swept.subjects, swept.records[&Category::Email]), (1, 1));
     assert_eq!(shown(&server, "ada").await, None);
     // The end of the year of the end: the seat. Ten years after the end: the license.
     world.now_is("2030-01-02");
-    assert_eq!(server.sweep(false).await.unwrap().records[&Category::ActivationTime], 1);
+    assert_eq!(sweep(&server, false).await.unwrap().records[&Category::ActivationTime], 1);
     world.now_is("2037-02-25");
     let license = [Category::License];
-    let of_license = |swept: &countersign::service::privacy::Swept| {
+    let of_license = |swept: &countersign::service::sweep::Swept| {
         license.map(|category| swept.records.get(&category).copied())
     };
-    assert_eq!(of_license(&server.sweep(true).await.unwrap()), [None]);
+    assert_eq!(of_license(&sweep(&server, true).await.unwrap()), [None]);
     world.now_is("2037-02-26");
-    assert_eq!(of_license(&server.sweep(false).await.unwrap()), [Some(1)]);
+    assert_eq!(of_license(&sweep(&server, false).await.unwrap()), [Some(1)]);
     for server in [server, world.server()] {
         assert_eq!(shown(&server, "grace").await, Some(0));
-        let left = server.sweep(true).await.unwrap();
+        let left = sweep(&server, true).await.unwrap();
         assert!(!left.records.contains_key(&Category::License), "{:?}", left.records);
     }
 }
@@ -112,10 +119,10 @@ async fn names_go_when_the_policy_turns_them_off() {
     let nonce = Nonce::from_bytes(rand::random());
     let issuer = staff(Role::Issuer);
     server.issue(&issuer, email("ada"), Some(name), terms, nonce).await.unwrap();
-    assert_eq!(server.sweep(false).await.unwrap().subjects, 0);
+    assert_eq!(sweep(&server, false).await.unwrap().subjects, 0);
     // As a reload does it: services, sweeps and the writer that is there go by it.
     world.policy.replace(Policy::clone(&off));
-    let swept = server.sweep(false).await.unwrap().records;
+    let swept = sweep(&server, false).await.unwrap().records;
     assert_eq!(swept, std::collections::BTreeMap::from([(Category::Name, 1)]));
     assert_eq!(shown(&server, "ada").await, Some(0));
 }
@@ -126,8 +133,8 @@ async fn an_address_does_not_outlive_all_licenses_however_short_they_are_kept() 
     let server = world.server();
     issue(&server, "ada", Some("2027-03-01")).await;
     world.now_is("2027-04-01");
-    assert_eq!(server.sweep(false).await.unwrap().records[&Category::License], 1);
-    assert_eq!(server.sweep(false).await.unwrap().records[&Category::Email], 1);
+    assert_eq!(sweep(&server, false).await.unwrap().records[&Category::License], 1);
+    assert_eq!(sweep(&server, false).await.unwrap().records[&Category::Email], 1);
     assert_eq!(shown(&server, "ada").await, None);
 }
 
@@ -140,12 +147,12 @@ async fn access_records_go_three_years_after_their_year_but_not_under_an_open_re
         server.open_request(&staff(Role::Privacy), &email("ada"), RequestKind::Access, None).await;
     let id = opened.unwrap().id;
     world.now_is("2029-12-31");
-    let records = server.sweep(true).await.unwrap().records;
+    let records = sweep(&server, true).await.unwrap().records;
     assert_eq!(records.get(&Category::AccessRecord), None, "the request is open");
     let note = |text| countersign::domain::Note::parse(text).unwrap();
     let refused = RequestStep::Refused { reason: note("late"), evidence: note("none") };
     server.step(&staff(Role::Privacy), id, refused, Operation::RefuseRequest).await.unwrap();
-    assert_eq!(server.sweep(false).await.unwrap().records[&Category::AccessRecord], 3);
+    assert_eq!(sweep(&server, false).await.unwrap().records[&Category::AccessRecord], 3);
     assert_eq!(world.server().open_requests().await.unwrap().len(), 0);
 }
 
@@ -158,9 +165,9 @@ async fn nothing_expires_under_a_restriction_or_a_legal_hold() {
         let officer = staff(Role::Privacy);
         server.restrict(&officer, &email("ada"), kind, true).await.unwrap();
         world.now_is("2060-01-01");
-        assert_eq!(server.sweep(false).await.unwrap().subjects, 0);
+        assert_eq!(sweep(&server, false).await.unwrap().subjects, 0);
         server.restrict(&officer, &email("ada"), kind, false).await.unwrap();
-        assert_eq!(server.sweep(false).await.unwrap().subjects, 1);
+        assert_eq!(sweep(&server, false).await.unwrap().subjects, 1);
     }
 }
 
@@ -181,14 +188,14 @@ async fn a_sweep_that_stops_anywhere_is_ended_with_the_same_counts() {
             (0..appended).for_each(|_| world.log.inject(None));
             world.log.inject(Some(Fault::Failed));
         }
-        let swept = server.sweep(false).await;
+        let swept = sweep(&server, false).await;
         let stopped = swept.is_err();
         assert_eq!(stopped, appended < 3, "{appended}");
         drop((server, store));
         let (server, store) = world.server_on("views");
         if appended == 0 {
             // It was not begun.
-            server.sweep(false).await.unwrap();
+            sweep(&server, false).await.unwrap();
         }
         let head = countersign::log::Log::head(world.log.as_ref()).unwrap();
         let last = store.event(countersign::domain::Position(head.0 - 1)).unwrap().event;
@@ -209,9 +216,14 @@ async fn a_sweep_comes_by_everybody() {
         erase(&server, &format!("person{number}")).await;
     }
     world.now_is("2060-01-01");
-    assert_eq!(server.sweep(true).await.unwrap().subjects, 297);
-    assert_eq!(server.sweep(false).await.unwrap().subjects, 297);
-    assert_eq!(server.sweep(true).await.unwrap().subjects, 0);
+    assert_eq!(sweep(&server, true).await.unwrap().subjects, 297);
+    // Each call is over as soon as it has begun.
+    let now = Instant::now();
+    let first = server.sweep(true, Share::FIRST, now).await.unwrap();
+    assert!(first.subjects < 297 && first.next.is_some());
+    assert_eq!(sweep_until(&server, true, now).await.unwrap().subjects, 297);
+    assert_eq!(sweep_until(&server, false, now).await.unwrap().subjects, 297);
+    assert_eq!(sweep(&server, true).await.unwrap().subjects, 0);
 }
 
 #[tokio::test]

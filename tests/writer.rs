@@ -83,7 +83,7 @@ impl World {
         let head = self.log.head().unwrap().0;
         let server = self.server("reader", 1);
         let events = server.store.events((0..head).map(Position)).unwrap();
-        events.into_iter().map(|(_, event)| event).collect()
+        events.into_iter().map(|(_, stored)| stored.event).collect()
     }
 
     fn activations(&self) -> Vec<ActivationId> {

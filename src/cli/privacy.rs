@@ -1,5 +1,6 @@
 //! `privacy`: what persons ask for about their data, from the request to its end.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -13,7 +14,8 @@ use super::directory::Directory;
 use super::export::{save, whose_request};
 use super::license::moment;
 use super::output::{from_hex as id, hex, print, time};
-use crate::domain::{Role, SealedActor};
+use super::progress::Bar;
+use crate::domain::{Position, Role, SealedActor};
 use crate::proto::v1;
 use crate::proto::v1::privacy_service_client::PrivacyServiceClient;
 use crate::proto::v1::verify_identity_request::Proof;
@@ -21,6 +23,8 @@ use crate::seal::actor::{self, ActorKey};
 
 /// The certificate in `--dir` that approves by default: who opened a request cannot approve it.
 const SECOND_ACTOR: &str = "privacy-2";
+/// How many shares of persons there are for a sweep.
+const SHARES: u64 = 1 << 16;
 
 /// Answer what persons ask for about their data.
 #[derive(Debug, clap::Subcommand)]
@@ -313,19 +317,14 @@ impl PrivacyCommand {
                 Ok(())
             }
             Self::Sweep { dry_run, connect } => {
-                let sweep = v1::SweepRetentionRequest { dry_run };
-                let mut client = client(directory, &connect).await?;
-                let swept = client.sweep_retention(sweep).await?.into_inner();
-                let records = records_json(&swept.records);
-                let value =
-                    json!({ "subjects": swept.subjects, "records": records, "dry_run": dry_run });
+                let client = client(directory, &connect).await?;
+                let (subjects, records) = sweep(client, dry_run).await?;
+                let value = json!({
+                    "subjects": subjects, "records": records_json(&records), "dry_run": dry_run,
+                });
                 print(as_json, &value, || {
                     let what = if dry_run { "would be erased" } else { "were erased" };
-                    format!(
-                        "of {} persons {what}: {}",
-                        swept.subjects,
-                        records_text(&swept.records)
-                    )
+                    format!("of {subjects} persons {what}: {}", records_text(&records))
                 })?;
                 Ok(())
             }
@@ -468,6 +467,31 @@ async fn client(
     connect: &Connect,
 ) -> anyhow::Result<PrivacyServiceClient<Channel>> {
     Ok(PrivacyServiceClient::new(connect.staff(directory, Role::Privacy).await?))
+}
+
+/// Sweeps until everybody was come by: of how many persons what was erased, or would be.
+async fn sweep(
+    mut client: PrivacyServiceClient<Channel>,
+    dry_run: bool,
+) -> anyhow::Result<(u64, Vec<v1::CategoryCount>)> {
+    let bar = Bar::new();
+    let (mut subjects, mut all) = (0, BTreeMap::<String, u64>::new());
+    let mut share = 0;
+    loop {
+        let request = v1::SweepRetentionRequest { dry_run, share };
+        let swept = client.sweep_retention(request).await?.into_inner();
+        subjects += swept.subjects;
+        for v1::CategoryCount { category, records } in swept.records {
+            *all.entry(category).or_default() += records;
+        }
+        share = swept.next_share;
+        if share == 0 {
+            break;
+        }
+        bar.show(Position(share.into()), Position(SHARES));
+    }
+    let count = |(category, records)| v1::CategoryCount { category, records };
+    Ok((subjects, all.into_iter().map(count).collect()))
 }
 
 fn show_request(request: Option<&v1::Request>, as_json: bool) -> anyhow::Result<()> {

@@ -2,7 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
@@ -32,6 +34,10 @@ use crate::proto::v1::{
 use crate::service::Service;
 use crate::service::privacy::Subject;
 use crate::service::requests::Proof;
+use crate::service::sweep::{Share, Swept};
+
+/// For so long a call sweeps, so that it is answered in time.
+const SWEEP: Duration = Duration::from_secs(4);
 
 /// What support staff with the privacy duty call.
 pub(super) struct PrivacyHandler(pub Arc<Service>);
@@ -292,9 +298,14 @@ impl PrivacyService for PrivacyHandler {
         &self,
         request: Request<SweepRetentionRequest>,
     ) -> Result<Response<SweepRetentionResponse>, Status> {
-        let swept = self.0.sweep(request.get_ref().dry_run).await.map_err(|e| status(&e))?;
-        let records = counts(&swept.records);
-        Ok(Response::new(SweepRetentionResponse { subjects: swept.subjects, records }))
+        let SweepRetentionRequest { dry_run, share } = request.into_inner();
+        let mut fields = Fields::default();
+        let share = u16::try_from(share).map_err(|_| FieldError::TooMany(u16::MAX.into()));
+        let Some(share) = fields.take("share", share) else { return Err(fields.refusal()) };
+        let swept = self.0.sweep(dry_run, Share(share), Instant::now() + SWEEP).await;
+        let Swept { subjects, records, next } = swept.map_err(|e| status(&e))?;
+        let (records, next_share) = (counts(&records), next.map_or(0, |share| share.0.into()));
+        Ok(Response::new(SweepRetentionResponse { subjects, records, next_share }))
     }
 
     async fn record_disclosure(

@@ -15,6 +15,7 @@ pub mod requests;
 pub mod rereading;
 pub mod statistics;
 pub mod store;
+pub mod sweep;
 pub mod transparency;
 pub mod writer;
 

@@ -1,5 +1,4 @@
-//! What is done with a person's data at their request, or by the policy: exported, put right, erased,
-//! restricted, swept.
+//! What is done with a person's data at their request: exported, put right, erased, restricted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
-use super::erasure::{expired_keys, keys, positions, records_under};
+use super::erasure::{keys, positions};
 use super::notices::NoticeDetails;
 use super::requests::RequestDetails;
 use super::store::{StoreError, Stored};
@@ -39,9 +38,6 @@ const LAST_MARGIN: Duration = Duration::from_secs(40 * 60);
 
 /// The type of the statement that something was erased.
 const CERTIFICATE_TYPE: &str = "erasure-certificate+jwt";
-
-/// How many persons are looked at between two pauses of a sweep.
-const SWEEP_PAGE: usize = 256;
 
 /// How many records of which kind of data.
 pub type Counts = BTreeMap<Category, u64>;
@@ -90,22 +86,6 @@ struct Certificate<'a> {
     records: BTreeMap<&'static str, u64>,
     /// The leaf hash of the record that says so.
     record: String,
-}
-
-/// What a sweep erased, or would erase.
-#[derive(Default)]
-pub struct Swept {
-    /// Of how many persons.
-    pub subjects: u64,
-    /// What.
-    pub records: Counts,
-}
-
-/// Some persons of whom something can go.
-struct ExpiredPage {
-    expired: Vec<(SubjectId, Counts)>,
-    /// Where the next page begins.
-    next: Option<SubjectId>,
 }
 
 /// What is held about a person.
@@ -258,7 +238,7 @@ impl Service {
             error => ServiceError::from(error),
         });
         let Held { events, waiting, in_log } = held?;
-        let proofs = self.prove_all(events.iter().map(|(position, of)| (*position, of.hash)))?;
+        let proofs = self.prove_all(events.iter().map(|(position, of)| (*position, of.hash)));
         let events: Vec<_> =
             events.into_iter().map(|(position, of)| (position, of.event)).collect();
         let facts = Facts {
@@ -447,71 +427,6 @@ impl Service {
         self.ask(Request::Subject(subject, restrict)).await.map(drop)
     }
 
-    /// Erases what was kept for as long as the policy says; or counts it only. After each look it rests for
-    /// as long, so that calls have most of the processors.
-    pub async fn sweep(self: &Arc<Self>, dry_run: bool) -> Result<Swept, ServiceError> {
-        self.sweep_with_rests(dry_run, 1).await
-    }
-
-    /// The same, when nobody waits for it: it rests for three times as long.
-    pub async fn sweep_daily(self: &Arc<Self>) -> Result<Swept, ServiceError> {
-        self.sweep_with_rests(false, 3).await
-    }
-
-    async fn sweep_with_rests(
-        self: &Arc<Self>,
-        dry_run: bool,
-        rests: u32,
-    ) -> Result<Swept, ServiceError> {
-        let mut swept = Swept::default();
-        let mut next = Some(SubjectId::from_bytes([0; 16]));
-        while let Some(from) = next {
-            let (service, began) = (Arc::clone(self), Instant::now());
-            let page = reading(move || service.read_expired(from)).await?;
-            if page.next.is_some() {
-                sleep(rests * began.elapsed()).await;
-            }
-            next = page.next;
-            for (subject, records) in page.expired {
-                if !dry_run {
-                    let erasure = ErasureId::from_bytes(rand::random());
-                    let expire = SubjectCommand::Expire { erasure, notices: Vec::new() };
-                    match self.ask(Request::Subject(subject, expire)).await {
-                        // Whatever changed since is for the next sweep.
-                        Ok(_) | Err(ServiceError::Rejected(_)) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                swept.subjects += 1;
-                for (category, count) in records {
-                    *swept.records.entry(category).or_default() += count;
-                }
-            }
-        }
-        self.notices_created.notify_one();
-        Ok(swept)
-    }
-
-    /// Looks through the persons from an id on.
-    fn read_expired(&self, from: SubjectId) -> Result<ExpiredPage, ServiceError> {
-        let (now, policy) = (self.clock.now(), self.settings.policy.get());
-        let page = self.store.views.subjects(from, SWEEP_PAGE)?;
-        let next = page.last().filter(|_| page.len() == SWEEP_PAGE).and_then(SubjectId::next);
-        let mut expired = Vec::new();
-        for subject in page {
-            let keys = match expired_keys(&self.store, &policy, subject, now) {
-                // Something of theirs is being erased. What is left is for the next sweep.
-                Err(StoreError::Erased(_)) => continue,
-                keys => keys?,
-            };
-            if !keys.is_empty() {
-                let records = records_under(&self.store, subject, &keys)?;
-                expired.push((subject, by_category(records)));
-            }
-        }
-        Ok(ExpiredPage { expired, next })
-    }
-
     /// Moves the vault to a new epoch. From then on an archive opens nothing until it has the vault of
     /// that epoch; so one that does not follow is to be mended first.
     async fn move_epoch(&self) -> Result<(), ServiceError> {
@@ -563,7 +478,7 @@ fn to_be_told(subject: SubjectId, waiting: &[NoticeDetails]) -> Vec<RecipientNam
     recipients.into_iter().collect()
 }
 
-fn by_category(records: Vec<(u8, u64)>) -> Counts {
+pub(super) fn by_category(records: Vec<(u8, u64)>) -> Counts {
     let mut counts = Counts::new();
     for (event_type, count) in records {
         if let Some(category) = codec::category(event_type) {

@@ -539,21 +539,18 @@ impl Service {
     pub(super) fn prove_all(
         &self,
         hashes: impl Iterator<Item = (Position, RecordHash)>,
-    ) -> Result<Option<export::Proofs>, ServiceError> {
-        let Ok(transparency) = self.transparency() else { return Ok(None) };
-        let Ok(published) = Handle::current().block_on(transparency.fresh()) else {
-            return Ok(None);
-        };
+    ) -> Option<export::Proofs> {
+        let transparency = self.transparency().ok()?;
+        let published = Handle::current().block_on(transparency.fresh()).ok()?;
         let tiles = KeptTiles::new(&transparency.tiles, published.checkpoint.size);
         let mut records = HashMap::new();
         for (index, record) in hashes {
             let path = transparency.path(&tiles, index, &record, &published);
             let path = path.inspect_err(|error| tracing::warn!("an export has no proofs: {error}"));
-            let Ok(path) = path else { return Ok(None) };
-            records.insert(index, export::Proof { record, path });
+            records.insert(index, export::Proof { record, path: path.ok()? });
         }
         let log_key = transparency.log_key.to_string();
-        Ok(Some(export::Proofs { checkpoint: published.note.clone(), log_key, records }))
+        Some(export::Proofs { checkpoint: published.note.clone(), log_key, records })
     }
 
     /// The bytes of a tile; `None`: the newest checkpoint's tree has no such tile.

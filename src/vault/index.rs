@@ -62,6 +62,15 @@ struct Named {
 /// The slot of no name, where there is none before.
 const NO_KEY: KeySlot = KeySlot(0);
 
+/// The keys of an owner, from the newest on.
+fn chain(by_slot: &[Option<Named>], newest: KeySlot) -> impl Iterator<Item = (KeyName, KeySlot)> {
+    let mut next = newest;
+    iter::from_fn(move || {
+        let Named { name, before } = by_slot.get(next.0 as usize).copied().flatten()?;
+        Some((name, std::mem::replace(&mut next, before)))
+    })
+}
+
 /// Whether a key is this owner's.
 fn is_of(by_slot: &[Option<Named>], slot: KeySlot, owner: Owner) -> bool {
     by_slot[slot.0 as usize].is_some_and(|named| Owner::from(&named.name) == owner)
@@ -76,19 +85,16 @@ impl Names {
     fn of_owner(&self, owner: Owner) -> impl Iterator<Item = (KeyName, KeySlot)> {
         let is_owner = |slot: &KeySlot| is_of(&self.by_slot, *slot, owner);
         let newest = self.newest.find(self.hasher.hash_one(owner), is_owner).copied();
-        let mut next = newest.unwrap_or(NO_KEY);
-        iter::from_fn(move || {
-            let Named { name, before } = self.of(next)?;
-            Some((name, std::mem::replace(&mut next, before)))
-        })
+        chain(&self.by_slot, newest.unwrap_or(NO_KEY))
     }
 
     fn find(&self, name: &KeyName) -> Option<KeySlot> {
         self.of_owner(name.into()).find(|(other, _)| other == name).map(|(_, slot)| slot)
     }
 
-    /// Names a key, which is the newest of its owner.
-    fn insert(&mut self, slot: KeySlot, name: KeyName) {
+    /// Names a key, which is the newest of its owner; unless there is one of that name, and it may not be
+    /// replaced. Tells whether it did.
+    fn insert(&mut self, slot: KeySlot, name: KeyName) -> bool {
         let owner = Owner::from(&name);
         let Self { by_slot, newest, hasher } = self;
         let is_owner = |slot: &KeySlot| is_of(by_slot, *slot, owner);
@@ -97,7 +103,13 @@ impl Names {
             named.map_or(0, |named| hasher.hash_one(Owner::from(&named.name)))
         };
         let before = match newest.entry(hasher.hash_one(owner), is_owner, hash) {
-            Entry::Occupied(mut newest) => std::mem::replace(newest.get_mut(), slot),
+            Entry::Occupied(mut newest) => {
+                let mut names = chain(by_slot, *newest.get()).map(|(other, _)| other);
+                if !name.can_be_replaced() && names.any(|other| other == name) {
+                    return false;
+                }
+                std::mem::replace(newest.get_mut(), slot)
+            }
             Entry::Vacant(place) => {
                 place.insert(slot);
                 NO_KEY
@@ -107,6 +119,7 @@ impl Names {
             by_slot.resize(slot.0 as usize + 1, None);
         }
         by_slot[slot.0 as usize] = Some(Named { name, before });
+        true
     }
 
     /// Takes the name off a key.
@@ -177,10 +190,9 @@ impl Index {
 
     /// Takes in a key. Slots come in their order.
     pub(super) fn insert(&mut self, slot: KeySlot, key: &NewKey) -> Result<(), VaultError> {
-        if !key.name.can_be_replaced() && self.find(&key.name).is_some() {
+        if !self.names.insert(slot, key.name) {
             return Err(VaultError::Duplicate(slot));
         }
-        self.names.insert(slot, key.name);
         match (key.name, key.tag) {
             (KeyName::Identity(_), Some(tag)) => self.emails.insert(tag, slot),
             (KeyName::License(_), Some(tag)) => self.license_keys.insert(tag, slot),

@@ -17,6 +17,7 @@ use countersign::service::activation::Activate;
 use countersign::service::clock::Clock;
 use countersign::service::requests::Proof;
 use countersign::service::store::{SlotCounts, Store};
+use countersign::service::sweep::{Share, Swept};
 use countersign::service::writer::{self, Parts};
 use countersign::service::{Service, ServiceError, Settings, Staff};
 use countersign::vault::Vault;
@@ -24,6 +25,7 @@ use countersign::vault::memory::MemoryVault;
 use countersign::views::Views;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use tokio::time::Instant;
 
 #[derive(Clone)]
 pub struct SetClock(Arc<Mutex<Timestamp>>);
@@ -183,4 +185,27 @@ pub async fn erase(server: &Service, name: &str) -> countersign::service::privac
     let approved = server.step(&second, id, RequestStep::Approved, Operation::ApproveRequest).await;
     approved.unwrap();
     server.erase(&officer, id, false, false).await.unwrap()
+}
+
+/// Sweeps until everybody was come by.
+pub async fn sweep(server: &Arc<Service>, dry_run: bool) -> Result<Swept, ServiceError> {
+    sweep_until(server, dry_run, Instant::now() + Duration::from_secs(4)).await
+}
+
+/// The same, with calls that end soon after that.
+pub async fn sweep_until(
+    server: &Arc<Service>,
+    dry_run: bool,
+    until: Instant,
+) -> Result<Swept, ServiceError> {
+    let (mut all, mut next) = (Swept::default(), Some(Share::FIRST));
+    while let Some(from) = next {
+        let swept = server.sweep(dry_run, from, until).await?;
+        all.subjects += swept.subjects;
+        for (category, records) in swept.records {
+            *all.records.entry(category).or_default() += records;
+        }
+        next = swept.next;
+    }
+    Ok(all)
 }
