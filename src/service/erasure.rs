@@ -57,16 +57,27 @@ pub(super) fn expired_keys(
     if known.restricted || known.held {
         return Ok(Vec::new());
     }
-    let mut spans = Vec::new();
     let mut ends = BTreeMap::new();
     for license in licenses(store, subject)? {
-        let end = license_end(store, license)?;
-        ends.insert(license, end);
-        for span in activation_spans(store, license, end)? {
-            spans.push((license, span));
+        ends.insert(license, license_end(store, license)?);
+    }
+    let is_expired = |end: &Option<Timestamp>| {
+        end.is_some_and(|end| end <= now && is_over(Category::License, end))
+    };
+    let is_over_with = |end: Timestamp| is_over(Category::ActivationTime, end.end_of_year());
+    let may_go = |name: &KeyName| match name {
+        KeyName::Activations(_, year) => is_over_with(Timestamp::start_of_year(*year)),
+        _ => false,
+    };
+    let names = store.vault.of_subject(subject);
+    let mut spans = Vec::new();
+    // When seats were taken and freed is in many records, and of most persons nothing can go.
+    if ends.values().any(is_expired) || names.iter().any(|(name, _)| may_go(name)) {
+        for (license, end) in &ends {
+            let of_license = activation_spans(store, *license, *end)?;
+            spans.extend(of_license.into_iter().map(|span| (*license, span)));
         }
     }
-    let is_over_with = |end: Timestamp| is_over(Category::ActivationTime, end.end_of_year());
     let years = seat_years(spans.iter().map(|(_, span)| *span)).into_iter();
     let years = years.filter(|together| together.ended.is_some_and(is_over_with));
     let years: BTreeSet<u16> = years.flat_map(|together| together.years).collect();
@@ -80,8 +91,7 @@ pub(super) fn expired_keys(
     let mut keys = Vec::new();
     for (license, end) in &ends {
         // A license stays for as long as something is said of it.
-        let is_expired = end.is_some_and(|end| end <= now && is_over(Category::License, end));
-        if is_expired && !still_used.contains(license) {
+        if is_expired(end) && !still_used.contains(license) {
             keys.extend(store.vault.find(&KeyName::License(*license)));
         }
     }
@@ -92,8 +102,8 @@ pub(super) fn expired_keys(
             ends.iter().max().is_none_or(|last_end| is_over(category, *last_end))
         })
     };
-    for (name, slot) in store.vault.of_subject(subject) {
-        let is_expired = match name {
+    for (name, slot) in names {
+        let is_over = match name {
             // Whoever got the address must be known for as long as there is one to be told of.
             KeyName::Identity(_) | KeyName::Disclosures(_) => is_over_for(Category::Email),
             // Names that were stored go when the policy does not let names be stored any more.
@@ -107,7 +117,7 @@ pub(super) fn expired_keys(
             }
             KeyName::License(_) | KeyName::Notice(_) | KeyName::System => false,
         };
-        if is_expired {
+        if is_over {
             keys.push(slot);
         }
     }
