@@ -11,7 +11,7 @@ use std::path::Path;
 
 use countersign::proto::v1::{
     ActivateRequest, CheckRequest, GetHistoryRequest, GetLicenseRequest, IssueLicenseRequest,
-    ListActivationsRequest, Purpose,
+    ListActivationsRequest, Purpose, SweepRetentionRequest,
 };
 use support::{Place, activation, reason};
 use tonic::{Code, Status};
@@ -99,6 +99,9 @@ async fn each_malformed_field_of_staff_is_named() {
     };
     let status = server.support().list_activations(request).await.unwrap_err();
     assert_eq!(fields(&status), ["page_size"]);
+    let sweep = SweepRetentionRequest { dry_run: false, share: 1 << 16 };
+    let status = server.privacy().sweep_retention(sweep).await.unwrap_err();
+    assert_eq!(fields(&status), ["share"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
