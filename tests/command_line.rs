@@ -218,6 +218,15 @@ fn a_request_goes_its_way_from_opening_to_a_final_erasure() {
 }
 
 #[test]
+fn a_log_with_nothing_in_it_is_good() {
+    let place = Place::new();
+    let views = || json(&place, &["verify", "--deep"])["views"].clone();
+    assert_eq!(views(), "will be rebuilt at the next start");
+    assert!(place.start().terminate().success());
+    assert_eq!(views(), "match the log");
+}
+
+#[test]
 fn keys_rotate_and_old_receipts_stay_good() {
     let place = Place::new();
     let server = place.start();

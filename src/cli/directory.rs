@@ -262,9 +262,10 @@ impl Directory {
             .with_context(|| format!("{} is not valid", path.display()))
     }
 
-    /// Opens log and vault, for one who has the lock, and checks all of both: every record's checksum and place, the root that
-    /// the head file knows, every slot, and that each record has one. `each` is given what `open` makes
-    /// of a page of records, before they are checked, and how many of how many are checked then.
+    /// Opens log and vault, for one who has the lock, and checks all of both: every record's checksum and
+    /// place, the root that the head file knows, every slot, and that each record has one. `each` is given
+    /// what `open` makes of a page of records, before they are checked, and how many of how many are
+    /// checked then.
     pub(super) fn open_truth<T: Send>(
         &self,
         lock: File,

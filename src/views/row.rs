@@ -189,7 +189,7 @@ pub(super) const ROWS_OF_MANY: [u8; 4] = *b"alps";
 
 /// The keys of those of one kind whose ids begin with one of these bytes.
 pub(super) fn of_many(prefix: u8, firsts: &RangeInclusive<u8>) -> Range<Vec<u8>> {
-    // What begins like them and has no id is none of any others.
+    // A key with no id behind its prefix, which there should not be, is looked for among the first.
     let start = Some(*firsts.start()).filter(|first| *first > 0);
     let end = firsts.end().checked_add(1);
     let end = end.map_or_else(|| vec![prefix + 1], |next| vec![prefix, next]);

@@ -84,7 +84,10 @@ impl Whole<'_> {
         let Self { views, mut few, later } = self;
         let recent = other.read_recent();
         let other = recent.layers(&other.store)?;
-        Changes::new(few.changes(&views.store)?, &|_| Ok(false)).checkpoint(end)?;
+        // Views of nothing have no checkpoint either.
+        if end != Checkpoint::default() {
+            Changes::new(few.changes(&views.store)?, &|_| Ok(false)).checkpoint(end)?;
+        }
         let few = few.layers(&views.store)?;
         for keys in row::of_few() {
             let keys = &keys.start[..]..&keys.end[..];
