@@ -227,6 +227,18 @@ fn a_log_with_nothing_in_it_is_good() {
 }
 
 #[test]
+fn a_directory_that_is_none_is_told_and_left_alone() {
+    let place = Place::empty();
+    for arguments in [&["verify"][..], &["verify", "--deep"], &["backup", "b"]] {
+        let output = place.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("init` makes such a directory"), "{told}");
+        assert!(!place.directory().exists());
+    }
+}
+
+#[test]
 fn keys_rotate_and_old_receipts_stay_good() {
     let place = Place::new();
     let server = place.start();

@@ -206,6 +206,38 @@ async fn a_sweep_that_stops_anywhere_is_ended_with_the_same_counts() {
 }
 
 #[tokio::test]
+async fn what_a_sweep_began_is_not_more_under_another_policy() {
+    let world = World::new("2026-03-01");
+    let (server, store) = world.server_on("views");
+    let key = issue(&server, "ada", Some("2039-12-01")).await;
+    let receipt = activate(&server, "ada", &key).await;
+    server.deactivate(&receipt).await.unwrap();
+    world.now_is("2040-01-01");
+    store.views.close().unwrap();
+    // The keys are destroyed, and nothing says so.
+    for fault in [None, None, Some(Fault::Failed)] {
+        world.log.inject(fault);
+    }
+    assert!(sweep(&server, false).await.is_err());
+    drop((server, store));
+
+    let days = ["license", "email"].map(|of| format!("[category.{of}]\nretention_days = 1\n"));
+    let shorter = [countersign::policy::DEFAULT, &days[0], &days[1]].concat();
+    world.policy.replace(Policy::parse(&shorter).unwrap());
+    let (server, store) = world.server_on("views");
+    let head = countersign::log::Log::head(world.log.as_ref()).unwrap();
+    let last = store.event(countersign::domain::Position(head.0 - 1)).unwrap().event;
+    let Event::DataErased { records, .. } = last else { panic!("{last:?}") };
+    // The seat, taken and freed, and that the license was issued by staff.
+    assert_eq!(records.iter().map(|(_, count)| count).sum::<u64>(), 3);
+    assert_eq!(shown(&server, "ada").await, Some(0));
+    // A sweep of its own takes the rest.
+    sweep(&server, false).await.unwrap();
+    sweep(&server, false).await.unwrap();
+    assert_eq!(shown(&server, "ada").await, None);
+}
+
+#[tokio::test]
 async fn a_sweep_comes_by_everybody() {
     let world = World::new("2026-03-01");
     let server = world.server();

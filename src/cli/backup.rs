@@ -77,7 +77,7 @@ async fn by_server(server: Channel, path: &Path, bar: &Bar) -> anyhow::Result<Po
 }
 
 fn by_itself(directory: &Directory, path: &Path, bar: &Bar) -> anyhow::Result<Position> {
-    let (lock, config) = (directory.lock()?, directory.config()?);
+    let (config, lock) = (directory.config()?, directory.lock()?);
     let truth = directory.open_truth(lock, &config, |_, _, _| (), |(), _, _| ())?;
     let mut archive = Archive::open(path, truth.source)?;
     let head = archive.advance(Finish::Segment, &mut |done, end| {

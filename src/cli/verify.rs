@@ -29,7 +29,7 @@ pub(super) struct Verify {
     /// A backup, instead of the data
     #[arg(value_name = "BACKUP", conflicts_with = "deep")]
     backup: Option<PathBuf>,
-    /// Open every record too, and compare the views with such as are built from nothing
+    /// Open every record too, and compare the views with what comes of all of them
     #[arg(long)]
     deep: bool,
 }
@@ -115,9 +115,11 @@ fn verify_backup(directory: &Directory, path: &Path, bar: &Bar) -> anyhow::Resul
 }
 
 fn verify_data(directory: &Directory, deep: bool, bar: &Bar) -> anyhow::Result<(Position, Found)> {
-    let (lock, config) = (directory.lock()?, directory.config()?);
+    let (config, lock) = (directory.config()?, directory.lock()?);
     if deep {
         let scratch = directory.join("views.verify");
+        // Until it is gone, nobody else makes one.
+        let _held = lock.try_clone()?;
         Views::delete(&scratch)?;
         let verified = verify_deep(directory, lock, &config, &scratch, bar);
         Views::delete(&scratch)?;
@@ -135,8 +137,8 @@ fn verify_data(directory: &Directory, deep: bool, bar: &Bar) -> anyhow::Result<(
     Ok((truth.source.log.head()?, found))
 }
 
-/// The same, and opens every record, and compares the views with what comes of all of them. What is put off
-/// on the way there is in `scratch`.
+/// The same, and opens every record, makes the rows of views of all of them, and compares those that are
+/// there. What is put off on the way is in `scratch`.
 fn verify_deep(
     directory: &Directory,
     lock: File,
@@ -166,11 +168,14 @@ fn verify_deep(
     // What a start does: the newest rows of a server that was killed are only in the log.
     let live =
         live.filter(|live| live.views_match().unwrap_or(false) && live.catch_up(|_| ()).is_ok());
-    let Some(live) = live else { return Ok((end, Found::ToBeRebuilt)) };
-    let is_same = whole.is_in(&live.views, checkpoint, |done, parts| {
+    let show = |done, parts| {
         bar.show(Position(end.0 / 2 + (end.0 - end.0 / 2) * done / parts), end);
-    })?;
-    if !is_same {
+    };
+    let Some(live) = live else {
+        whole.can_be_made(show)?;
+        return Ok((end, Found::ToBeRebuilt));
+    };
+    if !whole.is_in(&live.views, checkpoint, show)? {
         let text = "the views are not what the log says; run `countersign views rebuild`";
         return Err(Bad(text.to_owned()).into());
     }

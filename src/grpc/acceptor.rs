@@ -24,10 +24,13 @@ use crate::telemetry::Complaint;
 
 /// How long to wait when the system has no descriptor or memory for another connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// So many bytes of answers the kernel keeps that it cannot send. Unbounded they are megabytes for each client
-/// that does not read.
+/// So many bytes of answers the kernel keeps that it cannot send. Unbounded they are megabytes for each
+/// client that does not read.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 64 * 1024;
+/// For no longer, whatever connections may: about what the kernel does by itself.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15 * 60);
 /// How many connections may wait for the server to take them. It takes them at once.
 const READY: usize = 64;
 
@@ -121,7 +124,7 @@ impl Acceptor {
         let tls = Arc::clone(&self.tls.borrow_and_update());
         let handshake = async {
             stream.set_nodelay(true)?;
-            bound_unread(&stream, self.idle)?;
+            bound_unread(&stream, self.idle);
             let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
             Greeted::new(acceptor.accept(Capped::new(stream)).await?).await
         };
@@ -155,16 +158,20 @@ impl Acceptor {
 }
 
 /// Bounds what the kernel keeps for a client that does not read: how much, and, also when the connection
-/// has been closed, how long.
+/// has been closed, how long. Without it the kernel's own bounds hold.
 #[cfg(target_os = "linux")]
-fn bound_unread(stream: &TcpStream, idle: Duration) -> io::Result<()> {
+fn bound_unread(stream: &TcpStream, idle: Duration) {
+    static REFUSED: Complaint = Complaint::new();
     let socket = SockRef::from(stream);
-    socket.set_tcp_notsent_lowat(UNSENT)?;
-    socket.set_tcp_user_timeout(Some(idle))
+    let bounded = socket
+        .set_tcp_notsent_lowat(UNSENT)
+        .and_then(|()| socket.set_tcp_user_timeout(Some(idle.min(UNACKNOWLEDGED))));
+    if let Err(error) = bounded
+        && REFUSED.is_due()
+    {
+        tracing::warn!("the kernel does not bound what clients do not read: {error}");
+    }
 }
 
-/// Elsewhere the kernel has its own bounds.
 #[cfg(not(target_os = "linux"))]
-fn bound_unread(_: &TcpStream, _: Duration) -> io::Result<()> {
-    Ok(())
-}
+fn bound_unread(_: &TcpStream, _: Duration) {}

@@ -35,7 +35,7 @@ pub(super) enum FieldError {
     /// Nothing where something must be.
     #[error("is missing")]
     Missing,
-    /// More than a page may have.
+    /// More than there may be.
     #[error("must be at most {0}")]
     TooMany(u32),
 }

@@ -73,8 +73,8 @@ pub struct Limits {
     pub connections_of_client: usize,
     /// Seconds for the TLS handshake and the first bytes of HTTP/2. 5.
     pub handshake_seconds: u64,
-    /// Seconds that a connection may be without a call that begins or ends, whatever bytes come. More
-    /// than `call_seconds`. 12.
+    /// Seconds that a connection may be without a call that begins or ends, whatever bytes come; and that
+    /// a client may not acknowledge what was sent to it. More than `call_seconds`. 12.
     pub idle_seconds: u64,
     /// Seconds that a call may take until its answer begins. 10.
     pub call_seconds: u64,
@@ -211,8 +211,12 @@ pub async fn serve_staff(
     let statistics =
         StatisticsServiceServer::new(statistics::StatisticsHandler(Arc::clone(&service)))
             .max_decoding_message_size(limits.message_bytes);
-    let privacy = PrivacyServiceServer::new(privacy::PrivacyHandler(Arc::clone(&service)))
-        .max_decoding_message_size(limits.message_bytes);
+    let privacy = privacy::PrivacyHandler {
+        service: Arc::clone(&service),
+        sweep: Duration::from_secs(limits.call_seconds) * 2 / 5,
+    };
+    let privacy =
+        PrivacyServiceServer::new(privacy).max_decoding_message_size(limits.message_bytes);
     let transparency =
         TransparencyServiceServer::new(transparency::TransparencyHandler(Arc::clone(&service)))
             .max_decoding_message_size(limits.message_bytes);

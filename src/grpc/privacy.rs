@@ -36,11 +36,12 @@ use crate::service::privacy::Subject;
 use crate::service::requests::Proof;
 use crate::service::sweep::{Share, Swept};
 
-/// For so long a call sweeps, so that it is answered in time.
-const SWEEP: Duration = Duration::from_secs(4);
-
 /// What support staff with the privacy duty call.
-pub(super) struct PrivacyHandler(pub Arc<Service>);
+pub(super) struct PrivacyHandler {
+    pub(super) service: Arc<Service>,
+    /// For how long a call sweeps, which must be answered in time.
+    pub(super) sweep: Duration,
+}
 
 /// An id that is a request's only field.
 fn id<'a, T>(field: &str, value: &'a [u8]) -> Result<T, Status>
@@ -80,7 +81,7 @@ impl PrivacyService for PrivacyHandler {
             None => fields.take("person", Err(FieldError::Missing)),
         };
         let Some(whose) = whose else { return Err(fields.refusal()) };
-        let pieces = self.0.export(&staff, whose).await.map_err(|e| status(&e))?;
+        let pieces = self.service.export(&staff, whose).await.map_err(|e| status(&e))?;
         let chunks = ReceiverStream::new(pieces).map(|piece| match piece {
             Ok(chunk) => Ok(ExportSubjectResponse { chunk }),
             Err(error) => Err(status(&error)),
@@ -102,7 +103,7 @@ impl PrivacyService for PrivacyHandler {
         ) else {
             return Err(fields.refusal());
         };
-        let opened = self.0.open_request(&staff, &email, kind, received_at).await;
+        let opened = self.service.open_request(&staff, &email, kind, received_at).await;
         let request = Some(to_wire(&opened.map_err(|e| status(&e))?));
         Ok(Response::new(OpenRequestResponse { request }))
     }
@@ -111,7 +112,7 @@ impl PrivacyService for PrivacyHandler {
         &self,
         _: Request<ListRequestsRequest>,
     ) -> Result<Response<ListRequestsResponse>, Status> {
-        let requests = self.0.open_requests().await.map_err(|e| status(&e))?;
+        let requests = self.service.open_requests().await.map_err(|e| status(&e))?;
         let requests = requests.iter().map(to_wire).collect();
         Ok(Response::new(ListRequestsResponse { requests }))
     }
@@ -122,7 +123,7 @@ impl PrivacyService for PrivacyHandler {
     ) -> Result<Response<GetRequestResponse>, Status> {
         let staff = staff(&request)?;
         let id = request_id(&request.into_inner().request_id)?;
-        let (details, email) = self.0.request(&staff, id).await.map_err(|e| status(&e))?;
+        let (details, email) = self.service.request(&staff, id).await.map_err(|e| status(&e))?;
         let email = email.map(|email| email.expose().to_owned()).unwrap_or_default();
         Ok(Response::new(GetRequestResponse { request: Some(to_wire(&details)), email }))
     }
@@ -133,7 +134,7 @@ impl PrivacyService for PrivacyHandler {
     ) -> Result<Response<IssueVerificationCodeResponse>, Status> {
         let staff = staff(&request)?;
         let id = request_id(&request.into_inner().request_id)?;
-        let (code, email) = self.0.issue_code(&staff, id).await.map_err(|e| status(&e))?;
+        let (code, email) = self.service.issue_code(&staff, id).await.map_err(|e| status(&e))?;
         let email = email.expose().to_owned();
         Ok(Response::new(IssueVerificationCodeResponse { code, email }))
     }
@@ -152,7 +153,8 @@ impl PrivacyService for PrivacyHandler {
         };
         let id = fields.take("request_id", bytes(&request.request_id));
         let (Some(id), Some(proof)) = (id, proof) else { return Err(fields.refusal()) };
-        let details = self.0.verify_identity(&staff, id, proof).await.map_err(|e| status(&e))?;
+        let details =
+            self.service.verify_identity(&staff, id, proof).await.map_err(|e| status(&e))?;
         Ok(Response::new(VerifyIdentityResponse { request: Some(to_wire(&details)) }))
     }
 
@@ -163,7 +165,7 @@ impl PrivacyService for PrivacyHandler {
         let staff = staff(&request)?;
         let id = request_id(&request.into_inner().request_id)?;
         let operation = Operation::ApproveRequest;
-        let details = self.0.step(&staff, id, RequestStep::Approved, operation).await;
+        let details = self.service.step(&staff, id, RequestStep::Approved, operation).await;
         let request = Some(to_wire(&details.map_err(|e| status(&e))?));
         Ok(Response::new(ApproveRequestResponse { request }))
     }
@@ -182,7 +184,7 @@ impl PrivacyService for PrivacyHandler {
             return Err(fields.refusal());
         };
         let step = RequestStep::Extended { reason };
-        let details = self.0.step(&staff, id, step, Operation::ExtendRequest).await;
+        let details = self.service.step(&staff, id, step, Operation::ExtendRequest).await;
         let request = Some(to_wire(&details.map_err(|e| status(&e))?));
         Ok(Response::new(ExtendRequestResponse { request }))
     }
@@ -202,7 +204,7 @@ impl PrivacyService for PrivacyHandler {
             return Err(fields.refusal());
         };
         let step = RequestStep::Refused { reason, evidence };
-        let details = self.0.step(&staff, id, step, Operation::RefuseRequest).await;
+        let details = self.service.step(&staff, id, step, Operation::RefuseRequest).await;
         let request = Some(to_wire(&details.map_err(|e| status(&e))?));
         Ok(Response::new(RefuseRequestResponse { request }))
     }
@@ -214,7 +216,7 @@ impl PrivacyService for PrivacyHandler {
         let staff = staff(&request)?;
         let id = request_id(&request.into_inner().request_id)?;
         let operation = Operation::FulfilRequest;
-        let details = self.0.step(&staff, id, RequestStep::Fulfilled, operation).await;
+        let details = self.service.step(&staff, id, RequestStep::Fulfilled, operation).await;
         let request = Some(to_wire(&details.map_err(|e| status(&e))?));
         Ok(Response::new(FulfilRequestResponse { request }))
     }
@@ -241,7 +243,7 @@ impl PrivacyService for PrivacyHandler {
             return Err(fields.refusal());
         }
         let Some(id) = id else { return Err(fields.refusal()) };
-        let details = self.0.rectify(&staff, id, email.flatten(), name.flatten()).await;
+        let details = self.service.rectify(&staff, id, email.flatten(), name.flatten()).await;
         let request = Some(to_wire(&details.map_err(|e| status(&e))?));
         Ok(Response::new(RectifySubjectResponse { request }))
     }
@@ -253,7 +255,7 @@ impl PrivacyService for PrivacyHandler {
         let staff = staff(&request)?;
         let request = request.into_inner();
         let id = request_id(&request.request_id)?;
-        let erased = self.0.erase(&staff, id, request.keep_licenses, request.wait).await;
+        let erased = self.service.erase(&staff, id, request.keep_licenses, request.wait).await;
         let erasure = Some(erasure(&erased.map_err(|e| status(&e))?));
         Ok(Response::new(EraseSubjectResponse { erasure }))
     }
@@ -263,7 +265,7 @@ impl PrivacyService for PrivacyHandler {
         request: Request<GetErasureRequest>,
     ) -> Result<Response<GetErasureResponse>, Status> {
         let id = id("erasure_id", &request.get_ref().erasure_id)?;
-        let erasure = Some(erasure(&self.0.erasure(id).map_err(|e| status(&e))?));
+        let erasure = Some(erasure(&self.service.erasure(id).map_err(|e| status(&e))?));
         Ok(Response::new(GetErasureResponse { erasure }))
     }
 
@@ -271,7 +273,7 @@ impl PrivacyService for PrivacyHandler {
         &self,
         _: Request<ListErasuresRequest>,
     ) -> Result<Response<ListErasuresResponse>, Status> {
-        let (erasures, total) = self.0.erasures().await.map_err(|e| status(&e))?;
+        let (erasures, total) = self.service.erasures().await.map_err(|e| status(&e))?;
         let erasures = erasures.iter().map(erasure).collect();
         Ok(Response::new(ListErasuresResponse { erasures, total }))
     }
@@ -289,7 +291,7 @@ impl PrivacyService for PrivacyHandler {
         ) else {
             return Err(fields.refusal());
         };
-        let set = self.0.restrict(&staff, &email, kind, request.holds).await;
+        let set = self.service.restrict(&staff, &email, kind, request.holds).await;
         set.map_err(|e| status(&e))?;
         Ok(Response::new(SetRestrictionResponse {}))
     }
@@ -302,7 +304,7 @@ impl PrivacyService for PrivacyHandler {
         let mut fields = Fields::default();
         let share = u16::try_from(share).map_err(|_| FieldError::TooMany(u16::MAX.into()));
         let Some(share) = fields.take("share", share) else { return Err(fields.refusal()) };
-        let swept = self.0.sweep(dry_run, Share(share), Instant::now() + SWEEP).await;
+        let swept = self.service.sweep(dry_run, Share(share), Instant::now() + self.sweep).await;
         let Swept { subjects, records, next } = swept.map_err(|e| status(&e))?;
         let (records, next_share) = (counts(&records), next.map_or(0, |share| share.0.into()));
         Ok(Response::new(SweepRetentionResponse { subjects, records, next_share }))
@@ -322,8 +324,10 @@ impl PrivacyService for PrivacyHandler {
         ) else {
             return Err(fields.refusal());
         };
-        let recorded =
-            self.0.record_disclosure(&staff, &email, &request.recipient, categories, at).await;
+        let recorded = self
+            .service
+            .record_disclosure(&staff, &email, &request.recipient, categories, at)
+            .await;
         recorded.map_err(|e| status(&e))?;
         Ok(Response::new(RecordDisclosureResponse {}))
     }
@@ -332,7 +336,7 @@ impl PrivacyService for PrivacyHandler {
         &self,
         request: Request<ListNoticesRequest>,
     ) -> Result<Response<ListNoticesResponse>, Status> {
-        let notices = self.0.notices(&staff(&request)?).await.map_err(|e| status(&e))?;
+        let notices = self.service.notices(&staff(&request)?).await.map_err(|e| status(&e))?;
         Ok(Response::new(ListNoticesResponse { notices: notices.iter().map(notice).collect() }))
     }
 
@@ -342,7 +346,7 @@ impl PrivacyService for PrivacyHandler {
     ) -> Result<Response<SettleNoticeResponse>, Status> {
         let staff = staff(&request)?;
         let id = id("notice_id", &request.into_inner().notice_id)?;
-        self.0.settle_by_hand(&staff, id).await.map_err(|e| status(&e))?;
+        self.service.settle_by_hand(&staff, id).await.map_err(|e| status(&e))?;
         Ok(Response::new(SettleNoticeResponse {}))
     }
 }

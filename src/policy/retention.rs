@@ -26,7 +26,9 @@ pub struct SeatYears {
 /// the one without the other.
 pub fn seat_years(spans: impl IntoIterator<Item = Span>) -> Vec<SeatYears> {
     let mut groups: Vec<SeatYears> = Vec::new();
-    for Span { begun, mut ended } in spans {
+    for Span { begun, ended } in spans {
+        // Where the clock was put back, a seat may be freed before it was taken.
+        let mut ended = ended.map(|ended| ended.max(begun));
         let last = ended.map_or(begun.year(), Timestamp::year);
         let mut years = BTreeSet::from([begun.year(), last]);
         groups.retain(|other| {

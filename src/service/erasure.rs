@@ -103,7 +103,7 @@ pub(super) fn expired_keys(
         })
     };
     for (name, slot) in names {
-        let is_over = match name {
+        let goes = match name {
             // Whoever got the address must be known for as long as there is one to be told of.
             KeyName::Identity(_) | KeyName::Disclosures(_) => is_over_for(Category::Email),
             // Names that were stored go when the policy does not let names be stored any more.
@@ -117,7 +117,7 @@ pub(super) fn expired_keys(
             }
             KeyName::License(_) | KeyName::Notice(_) | KeyName::System => false,
         };
-        if is_over {
+        if goes {
             keys.push(slot);
         }
     }
@@ -139,6 +139,16 @@ pub(super) fn records_under(
         }
     }
     Ok(counts.into_iter().collect())
+}
+
+/// Whether keys of a person were destroyed, and the views do not know yet.
+pub(super) fn is_begun(store: &Store, subject: SubjectId) -> Result<bool, StoreError> {
+    for position in positions(store, subject)? {
+        if store.is_erased(position)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// How many records of which event type went with keys that were destroyed, and are in no statement yet:

@@ -55,10 +55,19 @@ struct ExpiredPage {
     next: Option<SubjectId>,
 }
 
+/// Where a look ends.
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    /// Before this person.
+    Person(SubjectId),
+    /// At this time, if there is one.
+    Time(Option<Instant>),
+}
+
 impl Service {
-    /// Erases what was kept for as long as the policy says; or counts it only. Looks at whole shares, from
-    /// one of them on, and ends soon after `until`. After each look it rests for as long, so that calls
-    /// have most of the processors.
+    /// Erases what was kept for as long as the policy says; or counts it only. Goes on until `until` from a
+    /// share on, and then comes to the end of the one it is at. After each look it rests for as long, so
+    /// that calls have most of the processors.
     pub async fn sweep(
         self: &Arc<Self>,
         dry_run: bool,
@@ -85,12 +94,17 @@ impl Service {
         let mut next = Some(from.first());
         while let Some(from) = next {
             let (service, began) = (Arc::clone(self), Instant::now());
-            let end = swept.next.map(Share::first);
-            let page = reading(move || service.read_expired(from, end)).await?;
-            if page.next.is_some() {
-                sleep(rests * began.elapsed()).await;
-            }
+            let bound = match swept.next {
+                Some(share) => Bound::Person(share.first()),
+                None => Bound::Time(until),
+            };
+            let page = reading(move || service.read_expired(from, bound)).await?;
             next = page.next;
+            if next.is_some() {
+                let rest = rests * began.elapsed();
+                let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                sleep(left.map_or(rest, |left| rest.min(left))).await;
+            }
             for (subject, records) in page.expired {
                 if swept.next.is_none() && is_over() {
                     swept.next = Share::after(subject);
@@ -121,18 +135,24 @@ impl Service {
         Ok(swept)
     }
 
-    /// Looks through the persons from an id on, and before the end if there is one.
-    fn read_expired(
-        &self,
-        from: SubjectId,
-        end: Option<SubjectId>,
-    ) -> Result<ExpiredPage, ServiceError> {
+    /// Looks through the persons from an id on, the first of them in any case.
+    fn read_expired(&self, from: SubjectId, bound: Bound) -> Result<ExpiredPage, ServiceError> {
         let (now, policy) = (self.clock.now(), self.settings.policy.get());
         let page = self.store.views.subjects(from, PAGE)?;
-        let next = page.last().filter(|_| page.len() == PAGE).and_then(SubjectId::next);
-        let is_before_end = |subject: &SubjectId| end.is_none_or(|end| *subject < end);
+        let mut next = page.last().filter(|_| page.len() == PAGE).and_then(SubjectId::next);
         let mut expired = Vec::new();
-        for subject in page.into_iter().take_while(is_before_end) {
+        for (number, subject) in page.into_iter().enumerate() {
+            match bound {
+                Bound::Person(end) if subject >= end => {
+                    next = None;
+                    break;
+                }
+                Bound::Time(Some(until)) if number > 0 && Instant::now() >= until => {
+                    next = Some(subject);
+                    break;
+                }
+                Bound::Person(_) | Bound::Time(_) => {}
+            }
             let keys = match expired_keys(&self.store, &policy, subject, now) {
                 // Something of theirs is being erased. What is left is for the next sweep.
                 Err(StoreError::Erased(_)) => continue,
@@ -143,6 +163,6 @@ impl Service {
                 expired.push((subject, by_category(records)));
             }
         }
-        Ok(ExpiredPage { expired, next: next.filter(is_before_end) })
+        Ok(ExpiredPage { expired, next })
     }
 }

@@ -422,6 +422,23 @@ fn views_with_another_row_than_comes_of_the_log_are_found() {
 }
 
 #[test]
+fn a_log_that_makes_no_views_is_told_without_making_them() {
+    let can_be_made = |events: &[(Position, Event)]| {
+        let place = tempfile::tempdir().unwrap();
+        let views = Views::open(place.path(), 1 << 20).unwrap();
+        let mut whole = views.begin_whole().unwrap().unwrap();
+        whole.apply(pairs(events)).unwrap();
+        whole.can_be_made(|_, _| ())
+    };
+    let mut events = events();
+    can_be_made(&events).unwrap();
+    // A seat that is freed twice.
+    let (_, freed) = events[4].clone();
+    events.extend([(Position(6), freed.clone()), (Position(7), freed)]);
+    assert!(matches!(can_be_made(&events), Err(ViewsError::Damaged(_))));
+}
+
+#[test]
 fn a_whole_log_that_was_not_taken_in_to_its_end_leaves_nothing_to_believe() {
     let place = tempfile::tempdir().unwrap();
     let views = Views::open(place.path(), 1 << 20).unwrap();

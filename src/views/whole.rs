@@ -79,7 +79,7 @@ impl Whole<'_> {
         self,
         other: &Views,
         end: Checkpoint,
-        mut progress: impl FnMut(u64, u64),
+        progress: impl FnMut(u64, u64),
     ) -> Result<bool, ViewsError> {
         let Self { views, mut few, later } = self;
         let recent = other.read_recent();
@@ -95,29 +95,42 @@ impl Whole<'_> {
                 return Ok(false);
             }
         }
-        thread::scope(|scope| {
-            let folds = later.folds();
-            let parts = folds.len() as u64;
-            let compare = folds.map(|fold| {
-                move || {
-                    let folded = fold()?;
-                    let firsts = folded.firsts.clone();
-                    for (prefix, rows) in ROWS_OF_MANY.into_iter().zip(folded.lists()) {
-                        let keys = row::of_many(prefix, &firsts);
-                        if !other.has(&keys.start..&keys.end, rows.into_iter().map(Ok))? {
-                            return Ok(false);
-                        }
-                    }
-                    Ok::<_, ViewsError>(true)
-                }
-            });
-            for (done, same) in (1..).zip(ahead(scope, compare)) {
-                if !same? {
+        for_each_fold(&later, progress, |folded| {
+            let firsts = folded.firsts.clone();
+            for (prefix, rows) in ROWS_OF_MANY.into_iter().zip(folded.lists()) {
+                let keys = row::of_many(prefix, &firsts);
+                if !other.has(&keys.start..&keys.end, rows.into_iter().map(Ok))? {
                     return Ok(false);
                 }
-                progress(done, parts);
             }
             Ok(true)
         })
     }
+
+    /// Makes the rows of what was taken in, and keeps none: where there are no views to compare. `progress`
+    /// is told how many of how many parts are made.
+    pub fn can_be_made(self, progress: impl FnMut(u64, u64)) -> Result<(), ViewsError> {
+        for_each_fold(&self.later, progress, |_| Ok(true)).map(drop)
+    }
+}
+
+/// Makes the rows that were put off, and looks at them, on all processors, for as long as it finds them
+/// good. Tells whether it found all so.
+fn for_each_fold(
+    later: &Later,
+    mut progress: impl FnMut(u64, u64),
+    is_good: impl Fn(Folded) -> Result<bool, ViewsError> + Copy + Send,
+) -> Result<bool, ViewsError> {
+    thread::scope(|scope| {
+        let folds = later.folds();
+        let parts = folds.len() as u64;
+        let looks = folds.map(|fold| move || is_good(fold()?));
+        for (done, good) in (1..).zip(ahead(scope, looks)) {
+            if !good? {
+                return Ok(false);
+            }
+            progress(done, parts);
+        }
+        Ok(true)
+    })
 }

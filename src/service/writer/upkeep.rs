@@ -73,12 +73,14 @@ impl Writer {
                 keys.into_iter().map(|(_, slot)| slot).collect()
             }
             ErasureReason::Rectification => erasure::replaced_keys(&store, subject),
+            // They are destroyed, all of them, as one.
+            ErasureReason::Retention
+                if begun == Begun::Earlier && erasure::is_begun(&store, subject)? =>
+            {
+                Vec::new()
+            }
             ErasureReason::Retention => {
-                match erasure::expired_keys(&store, &self.policy.get(), subject, begun_at) {
-                    // They are destroyed, all of them, as one.
-                    Err(StoreError::Erased(_)) if begun == Begun::Earlier => Vec::new(),
-                    keys => keys?,
-                }
+                erasure::expired_keys(&store, &self.policy.get(), subject, begun_at)?
             }
         };
         let mut records = match begun {
