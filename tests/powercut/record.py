@@ -17,7 +17,7 @@ LAUNCHER = 'exec 2>/dev/null; while read -r line; do eval "$line" & done; wait'
 
 
 class Unsettled(Exception):
-    """Whether a call of a killed process took place cannot be told."""
+    """Whether a call of a killed process took place cannot be told, or strace has not told of it."""
 
 
 def record(name, place):
@@ -68,5 +68,5 @@ def load(place, deaf_to=None):
     if trace.unsettled:
         raise Unsettled(f"a process was killed within {trace.unsettled}")
     if differing := differences(trace.top, place / "root"):
-        raise RuntimeError(f"the trace does not explain {differing}")
+        raise Unsettled(f"the trace does not explain {differing}")
     return trace, pickle.loads((place / "history").read_bytes())
