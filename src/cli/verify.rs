@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::domain::Position;
 use crate::log::LogError;
 use crate::log::head::HeadError;
-use crate::service::store::{Page, SlotCounts, Store, StoreError};
+use crate::service::store::{Page, SlotCounts, Store, StoreError, half_made, half_read};
 use crate::tlog::replay::Difference;
 use crate::vault::VaultError;
 use crate::vault::file::FileVault;
@@ -153,7 +153,7 @@ fn verify_deep(
     let (mut taken_in, mut checkpoint) = (Ok(()), Checkpoint::default());
     let open = |vault: &FileVault, first, records: &[Vec<u8>]| Page::open(vault, first, records);
     let truth = directory.open_truth(lock, config, open, |page, done, end| {
-        bar.show(Position(done.0 / 2), end);
+        bar.show(half_read(done), end);
         // A record that does not open is told of where it, and all others, are what was written.
         if taken_in.is_ok() {
             taken_in = page.and_then(|page| {
@@ -168,9 +168,7 @@ fn verify_deep(
     // What a start does: the newest rows of a server that was killed are only in the log.
     let live =
         live.filter(|live| live.views_match().unwrap_or(false) && live.catch_up(|_| ()).is_ok());
-    let show = |done, parts| {
-        bar.show(Position(end.0 / 2 + (end.0 - end.0 / 2) * done / parts), end);
-    };
+    let show = |done, parts| bar.show(half_made(end, done, parts), end);
     let Some(live) = live else {
         whole.can_be_made(show)?;
         return Ok((end, Found::ToBeRebuilt));

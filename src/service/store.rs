@@ -319,12 +319,23 @@ fn take_in_whole(
         let page = page?;
         whole.apply(page.pairs())?;
         end = page.end().unwrap_or(end);
-        progress(Position(end.next.0 / 2));
+        progress(half_read(end.next));
     }
-    let records = end.next.0;
+    let records = end.next;
     Ok(whole.finish(end, |done, parts| {
-        progress(Position(records / 2 + (records - records / 2) * done / parts));
+        progress(half_made(records, done, parts));
     })?)
+}
+
+/// How far views of a whole log are when it is read up to there: that is half of it.
+pub fn half_read(done: Position) -> Position {
+    Position(done.0 / 2)
+}
+
+/// How far they are when so many of the parts are done that are made of all records: the other half.
+pub fn half_made(records: Position, done: u64, parts: u64) -> Position {
+    let read = half_read(records).0;
+    Position(read + (records.0 - read) * done / parts)
 }
 
 /// Opens records, and keeps the data keys of those it just opened: neighbours often share one.

@@ -62,11 +62,15 @@ struct Named {
 /// The slot of no name, where there is none before.
 const NO_KEY: KeySlot = KeySlot(0);
 
+fn named(by_slot: &[Option<Named>], slot: KeySlot) -> Option<Named> {
+    by_slot.get(slot.0 as usize).copied().flatten()
+}
+
 /// The keys of an owner, from the newest on.
 fn chain(by_slot: &[Option<Named>], newest: KeySlot) -> impl Iterator<Item = (KeyName, KeySlot)> {
     let mut next = newest;
     iter::from_fn(move || {
-        let Named { name, before } = by_slot.get(next.0 as usize).copied().flatten()?;
+        let Named { name, before } = named(by_slot, next)?;
         Some((name, std::mem::replace(&mut next, before)))
     })
 }
@@ -78,7 +82,7 @@ fn is_of(by_slot: &[Option<Named>], slot: KeySlot, owner: Owner) -> bool {
 
 impl Names {
     fn of(&self, slot: KeySlot) -> Option<Named> {
-        self.by_slot.get(slot.0 as usize).copied().flatten()
+        named(&self.by_slot, slot)
     }
 
     /// The keys of an owner, newest first.
