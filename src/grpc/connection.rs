@@ -67,6 +67,8 @@ pub struct Connection {
     /// Fires when it may have been of no use for long enough.
     alarm: Pin<Box<Sleep>>,
     place: Place,
+    /// Whether the tasks that were ready have had their turn since something is to be written.
+    has_yielded: bool,
     _counted: Option<Counted>,
 }
 
@@ -94,6 +96,7 @@ impl Connection {
             last_use: since,
             alarm: Box::pin(sleep_until(since + idle)),
             place,
+            has_yielded: false,
             _counted: None,
         }
     }
@@ -135,20 +138,6 @@ impl Connection {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         result
-    }
-
-    /// Looks at what was written.
-    fn written(&mut self, count: usize, slices: &[io::IoSlice<'_>]) {
-        let mut left = count;
-        let mut is_progress = false;
-        for slice in slices {
-            let part = &slice[..slice.len().min(left)];
-            left -= part.len();
-            is_progress |= self.traffic.sent(part);
-        }
-        if is_progress {
-            self.is_of_use(Instant::now());
-        }
     }
 }
 
@@ -197,31 +186,28 @@ impl AsyncRead for Connection {
     }
 }
 
+/// Not vectored: the HTTP/2 server then copies small frames together, and an answer, its trailers included,
+/// is one TLS record and one write.
 impl AsyncWrite for Connection {
+    /// Lets the tasks that are ready have their turn first. The answers of a batch become ready together,
+    /// and so leave in one write for each connection instead of one for each call.
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if !self.has_yielded {
+            self.has_yielded = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         let count = ready!(self.unless_ended(context, written))?;
-        self.written(count, &[io::IoSlice::new(bytes)]);
+        self.has_yielded = false;
+        if self.traffic.sent(&bytes[..count]) {
+            self.is_of_use(Instant::now());
+        }
         Poll::Ready(Ok(count))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        let count = ready!(self.unless_ended(context, written))?;
-        self.written(count, slices);
-        Poll::Ready(Ok(count))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
