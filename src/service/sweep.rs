@@ -100,11 +100,10 @@ impl Service {
             };
             let page = reading(move || service.read_expired(from, bound)).await?;
             next = page.next;
-            if next.is_some() {
-                let rest = rests * began.elapsed();
-                let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-                sleep(left.map_or(rest, |left| rest.min(left))).await;
-            }
+            // After the last look too: sweeps may follow one another.
+            let rest = rests * began.elapsed();
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            sleep(left.map_or(rest, |left| rest.min(left))).await;
             for (subject, records) in page.expired {
                 if swept.next.is_none() && is_over() {
                     swept.next = Share::after(subject);
