@@ -1,4 +1,5 @@
-//! The floor: what the transport and one signature cost. Messages have the sizes of real ones.
+//! What a server costs that stores nothing: TLS, HTTP/2 and one signature a reply. Messages have the sizes of
+//! real ones.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,45 +15,70 @@ use countersign::proto::v1::{
     DeactivateResponse, GetSigningKeysRequest, GetSigningKeysResponse, RenewRequest, RenewResponse,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 use crate::support::servers::Server;
 
-/// Set to the directory with the certificates, it makes this process the floor.
-pub(crate) const REQUEST: &str = "COUNTERSIGN_BENCH_FLOOR";
+/// What of it there is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Floor {
+    /// tonic as it comes. What all is compared with.
+    Tonic,
+    /// The server's own transport, with its bounds.
+    Transport,
+}
+
+/// Set to the directory with the certificates, one of these makes this process a floor.
+const REQUESTS: [(&str, Floor); 2] =
+    [("COUNTERSIGN_BENCH_TONIC", Floor::Tonic), ("COUNTERSIGN_BENCH_TRANSPORT", Floor::Transport)];
 
 /// Header and claims of a receipt, encoded, are about this long.
 const SIGNED_BYTES: usize = 600;
 
-/// Starts the floor as a process.
-pub(crate) fn start(tls: &Path) -> Server {
+/// Starts one as a process.
+pub(crate) fn start(floor: Floor, tls: &Path) -> Server {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    Server::start(command.env(REQUEST, tls))
+    command.envs(REQUESTS.into_iter().filter(|(_, of)| *of == floor).map(|(name, _)| (name, tls)));
+    Server::start(&mut command)
 }
 
-pub(crate) fn requested() -> Option<PathBuf> {
-    std::env::var_os(REQUEST).map(PathBuf::from)
+pub(crate) fn requested() -> Option<(Floor, PathBuf)> {
+    let directory = |name| std::env::var_os(name).map(PathBuf::from);
+    REQUESTS.into_iter().find_map(|(name, floor)| Some((floor, directory(name)?)))
 }
 
-pub(crate) fn serve(directory: &Path) {
+pub(crate) fn serve(floor: Floor, directory: &Path) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let config =
-            tls::public_config(&directory.join("server.pem"), &directory.join("server.key"))
-                .unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap());
-        let limits = Limits::default();
-        let service = Stateless(SigningKey::from_bytes(&[1; 32]));
-        transport(limits)
-            .add_service(ActivationServiceServer::new(service))
-            .serve_with_incoming(connections(
-                listener,
-                tokio::sync::watch::Sender::new(config).subscribe(),
-                limits,
-            ))
-            .await
-            .unwrap();
+        let (certificate, key) = (directory.join("server.pem"), directory.join("server.key"));
+        let service = ActivationServiceServer::new(Stateless(SigningKey::from_bytes(&[1; 32])));
+        match floor {
+            Floor::Tonic => {
+                let [certificate, key] =
+                    [certificate, key].map(|path| std::fs::read(path).unwrap());
+                let identity = Identity::from_pem(certificate, key);
+                tonic::transport::Server::builder()
+                    .tls_config(ServerTlsConfig::new().identity(identity))
+                    .unwrap()
+                    .add_service(service)
+                    .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+                    .await
+            }
+            Floor::Transport => {
+                let limits = Limits::default();
+                let config = tls::public_config(&certificate, &key).unwrap();
+                let config = tokio::sync::watch::Sender::new(config).subscribe();
+                transport(limits)
+                    .add_service(service)
+                    .serve_with_incoming(connections(listener, config, limits))
+                    .await
+            }
+        }
+        .unwrap();
     });
 }
 
