@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 use crate::support::servers::Server;
 
-/// What of it there is.
+/// Which floor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Floor {
     /// tonic as it comes. What all is compared with.

@@ -113,6 +113,18 @@ pub(crate) async fn run(
     Measured { calls: latency.len(), elapsed: start.elapsed(), latency, cpu }
 }
 
+/// Waits until a server has nothing to do any more: what it puts off is not to be at the next one's cost.
+pub(crate) async fn settled(server: &Server) {
+    const TICKS: Duration = Duration::from_millis(50);
+    loop {
+        let before = cpu_time(server.pid);
+        tokio::time::sleep(TICKS).await;
+        if cpu_time(server.pid) == before {
+            return;
+        }
+    }
+}
+
 /// A fresh TLS configuration remembers no session, so that each handshake is a full one.
 pub(crate) fn endpoint(address: &str, ca: &Certificate) -> Endpoint {
     let tls = ClientTlsConfig::new().ca_certificate(ca.clone());

@@ -1,6 +1,6 @@
 //! How fast durable activations are, beside a floor measured in the same run: tonic as it comes, with TLS,
-//! which stores nothing and makes one Ed25519 signature a reply; and beside the server's own transport
-//! that does the same. Real processes, real TLS, a real disk; server and load share the machine, so only
+//! which stores nothing and makes one Ed25519 signature a reply; and beside the server's own transport,
+//! which stores nothing either. Real processes, real TLS, a real disk; server and load share the machine, so only
 //! the ratio means something, and a machine that others use too is not equally fast for long: rounds are
 //! short, and the ratio is the median of theirs.
 //!
@@ -131,6 +131,7 @@ async fn run(options: &Options) -> Option<String> {
             let measured = load::run(*scenario, server, &ca, &licenses, length).await;
             acknowledged += measured.calls;
             compared.countersign.push(measured);
+            load::settled(server).await;
         }
     }
     let peak = Figures::of(&compared[PEAK].countersign).calls_per_second;
@@ -185,7 +186,7 @@ impl Compared {
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
 }
 
 /// A server that publishes a checkpoint of its tree so often, in seconds; `None`: as by default.

@@ -67,7 +67,7 @@ pub struct Connection {
     /// Fires when it may have been of no use for long enough.
     alarm: Pin<Box<Sleep>>,
     place: Place,
-    /// Whether the tasks that were ready have had their turn since something is to be written.
+    /// Whether tasks that were ready have had their turn since the last flush.
     has_yielded: bool,
     _counted: Option<Counted>,
 }
@@ -186,24 +186,24 @@ impl AsyncRead for Connection {
     }
 }
 
-/// Not vectored: the HTTP/2 server then copies small frames together, and an answer, its trailers included,
-/// is one TLS record and one write.
+/// Not vectored: the HTTP/2 server then copies frames of up to 1 KiB together, and an answer that is no longer,
+/// its trailers included, is one TLS record and one write.
 impl AsyncWrite for Connection {
-    /// Lets the tasks that are ready have their turn first. The answers of a batch become ready together,
-    /// and so leave in one write for each connection instead of one for each call.
+    /// Where other calls wait for their answers, lets tasks that are ready have their turn first. The
+    /// answers of a batch become ready together, and so leave in one write for each connection instead
+    /// of one for each call.
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if !self.has_yielded {
+        if !self.has_yielded && self.traffic.has_several_calls() {
             self.has_yielded = true;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         let count = ready!(self.unless_ended(context, written))?;
-        self.has_yielded = false;
         if self.traffic.sent(&bytes[..count]) {
             self.is_of_use(Instant::now());
         }
@@ -212,7 +212,9 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.unless_ended(context, flushed)
+        ready!(self.unless_ended(context, flushed))?;
+        self.has_yielded = false;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -205,8 +205,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|error| TlsError::Unreadable(path.to_owned(), error))
 }
 
-/// Of cipher suites it prefers the one that all must have (RFC 8446 §9.1): processors have instructions for
-/// SHA-256 and none for SHA-384, which without them is a tenth of a handshake.
+/// Prefers the cipher suite that every implementation must have (RFC 8446 §9.1): most processors have
+/// instructions for SHA-256, few for SHA-384, which in software takes a tenth of a handshake.
 fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider

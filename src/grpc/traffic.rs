@@ -162,6 +162,11 @@ impl Traffic {
         is_progress
     }
 
+    /// Whether more than one call has not been answered yet.
+    pub(super) fn has_several_calls(&self) -> bool {
+        self.calls.len() > 1
+    }
+
     /// The frame that says that the connection ends and up to where calls were taken (RFC 9113
     /// §6.8), if one can be sent now.
     pub(super) fn farewell(&self) -> Option<[u8; 17]> {

@@ -100,10 +100,7 @@ impl Service {
             };
             let page = reading(move || service.read_expired(from, bound)).await?;
             next = page.next;
-            // After the last look too: sweeps may follow one another.
             let rest = rests * began.elapsed();
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            sleep(left.map_or(rest, |left| rest.min(left))).await;
             for (subject, records) in page.expired {
                 if swept.next.is_none() && is_over() {
                     swept.next = Share::after(subject);
@@ -126,6 +123,9 @@ impl Service {
                     *swept.records.entry(category).or_default() += count;
                 }
             }
+            // After the last look too: sweeps may follow one another.
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            sleep(left.map_or(rest, |left| rest.min(left))).await;
             if swept.next.is_none() && is_over() {
                 swept.next = next.and_then(Share::after);
             }
