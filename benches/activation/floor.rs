@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 use crate::support::servers::Server;
 
 /// Which floor.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Floor {
     /// tonic as it comes. What all is compared with.
     Tonic,
@@ -30,9 +30,15 @@ pub(crate) enum Floor {
     Transport,
 }
 
-/// Set to the directory with the certificates, one of these makes this process a floor.
-const REQUESTS: [(&str, Floor); 2] =
-    [("COUNTERSIGN_BENCH_TONIC", Floor::Tonic), ("COUNTERSIGN_BENCH_TRANSPORT", Floor::Transport)];
+impl Floor {
+    /// Set to the directory with the certificates, it makes this process that floor.
+    fn request(self) -> &'static str {
+        match self {
+            Self::Tonic => "COUNTERSIGN_BENCH_TONIC",
+            Self::Transport => "COUNTERSIGN_BENCH_TRANSPORT",
+        }
+    }
+}
 
 /// Header and claims of a receipt, encoded, are about this long.
 const SIGNED_BYTES: usize = 600;
@@ -40,13 +46,13 @@ const SIGNED_BYTES: usize = 600;
 /// Starts one as a process.
 pub(crate) fn start(floor: Floor, tls: &Path) -> Server {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.envs(REQUESTS.into_iter().filter(|(_, of)| *of == floor).map(|(name, _)| (name, tls)));
-    Server::start(&mut command)
+    Server::start(command.env(floor.request(), tls))
 }
 
 pub(crate) fn requested() -> Option<(Floor, PathBuf)> {
-    let directory = |name| std::env::var_os(name).map(PathBuf::from);
-    REQUESTS.into_iter().find_map(|(name, floor)| Some((floor, directory(name)?)))
+    [Floor::Tonic, Floor::Transport]
+        .into_iter()
+        .find_map(|floor| Some((floor, std::env::var_os(floor.request())?.into())))
 }
 
 pub(crate) fn serve(floor: Floor, directory: &Path) {
