@@ -68,9 +68,14 @@ impl Email {
             return Err(EmailError::Character);
         }
         let domain = normal_domain(domain).ok_or(EmailError::Domain)?;
-        // Again, because a mark that goes with no capital may go with its small letter.
-        let small = local.nfc().map(|c| c.to_ascii_lowercase());
-        let mut normal: String = small.nfc().collect();
+        let mut normal = String::with_capacity(given.len());
+        if local.is_ascii() {
+            // It has one form, and most do.
+            normal.extend(local.chars().map(|c| c.to_ascii_lowercase()));
+        } else {
+            // Again, because a mark that goes with no capital may go with its small letter.
+            normal.extend(local.nfc().map(|c| c.to_ascii_lowercase()).nfc());
+        }
         normal.push('@');
         normal.push_str(&domain);
         Ok(Self { given: given.to_owned(), normal })

@@ -81,16 +81,16 @@ impl ActivationService for ActivationHandler {
                 too_many(wait)
             })?;
         }
-        let tried = (key.clone(), email.clone());
-        let activate = Activate { email, key, nonce, binding };
+        let tried = Activate { email, key, nonce, binding };
         // A license that is not found is known before anything is waited for, so that calls at once
         // find out no more than one after the other.
-        let activated = self.service.activate(activate).await;
+        let activated = self.service.activate(&tried).await;
         let is_missing =
             matches!(&activated, Err(ServiceError::Rejected(Rejection::LicenseNotFound)));
         if is_missing {
             if let Some(client) = client {
-                self.guesses.failed(client, &tried.0, tried.1.as_ref(), began.into_std());
+                let (key, email) = (&tried.key, tried.email.as_ref());
+                self.guesses.failed(client, key, email, began.into_std());
             }
             not_before(began + NOT_FOUND_AFTER).await;
         }

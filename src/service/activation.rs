@@ -38,8 +38,8 @@ pub enum Standing {
 
 impl Service {
     /// Uses a seat, durably, and answers with the receipt: for a retry with that of the first time.
-    pub async fn activate(&self, request: Activate) -> Result<String, ServiceError> {
-        let license = self.licensed(&request)?;
+    pub async fn activate(&self, request: &Activate) -> Result<String, ServiceError> {
+        let license = self.licensed(request)?;
         let activation = ActivationId::derive(&request.nonce, &request.binding);
         let command = LicenseCommand::Activate {
             activation,
@@ -51,9 +51,9 @@ impl Service {
         let terms = license.ok_or(Rejection::LicenseNotFound)?.terms;
         let position = activation.ok_or(Rejection::ActivationNotFound)?.activated;
         match events.first() {
-            Some(stored) => self.receipt(&request, terms, position, stored),
+            Some(stored) => self.receipt(request, terms, position, stored),
             // Asked for before.
-            None => self.receipt(&request, terms, position, &self.store.event(position)?),
+            None => self.receipt(request, terms, position, &self.store.event(position)?),
         }
     }
 

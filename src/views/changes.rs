@@ -10,6 +10,7 @@ use super::row::{
     self, ActivationRow, CheckpointRow, CountsRow, EntryKind, EntryRow, ErasureRow, LicenseRow,
     NoticeRow, Owner, RequestRow, SCHEMA, SubjectRow, unreadable,
 };
+use super::store::Key;
 use super::{Checkpoint, ViewsError};
 use crate::domain::{
     ActivationId, Counts, Day, ErasureId, Event, LicenseId, NoticeId, Position, RequestId,
@@ -151,7 +152,7 @@ impl<'a> Changes<'a> {
                 })
             }
             Event::EpochMoved { epoch, .. } => {
-                self.put(row::EPOCH.to_vec(), epoch)?;
+                self.put(row::EPOCH.into(), epoch)?;
                 self.finalise(position)
             }
         }
@@ -160,7 +161,7 @@ impl<'a> Changes<'a> {
     pub(super) fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), ViewsError> {
         let Checkpoint { next, last } = checkpoint;
         let row = CheckpointRow { schema: SCHEMA, next: next.0, last };
-        self.put(row::CHECKPOINT.to_vec(), &row)
+        self.put(row::CHECKPOINT.into(), &row)
     }
 
     fn issued(
@@ -202,7 +203,7 @@ impl<'a> Changes<'a> {
     }
 
     /// Adds to the counts of a day and a product. They are small, or their row is not what was written.
-    fn count(&mut self, key: Vec<u8>, more: Counts) -> Result<(), ViewsError> {
+    fn count(&mut self, key: Key, more: Counts) -> Result<(), ViewsError> {
         let mut counts: CountsRow = self.rows.all().get(&key)?.unwrap_or_default();
         for (sum, more) in [
             (&mut counts.licenses, more.licenses),
@@ -459,7 +460,7 @@ impl<'a> Changes<'a> {
     /// Puts the row of a person or a license, with the entries that it has.
     fn put_owner<R: Serialize>(
         &mut self,
-        key: Vec<u8>,
+        key: Key,
         id: &[u8; 16],
         row: R,
         entries: &[EntryRow],
@@ -485,12 +486,12 @@ impl<'a> Changes<'a> {
         self.rows.all().get(key)?.ok_or_else(unreadable)
     }
 
-    fn put<R: Serialize>(&mut self, key: Vec<u8>, row: &R) -> Result<(), ViewsError> {
+    fn put<R: Serialize>(&mut self, key: Key, row: &R) -> Result<(), ViewsError> {
         self.rows.newest.insert(key, Some(postcard::to_stdvec(row).map_err(|_| unreadable())?));
         Ok(())
     }
 
-    fn delete(&mut self, key: Vec<u8>) {
+    fn delete(&mut self, key: Key) {
         if self.later.is_some() {
             // There is nothing below that it would have to hide.
             self.rows.newest.remove(&key);

@@ -9,6 +9,7 @@ use super::ViewsError;
 use super::row::{
     self, ActivationRow, EntryKind, EntryRow, LicenseRow, Owner, SubjectRow, unreadable,
 };
+use super::store::Key;
 use crate::domain::{ActivationId, LicenseId, Position, SubjectId};
 
 /// What is stored of a row.
@@ -50,7 +51,7 @@ pub(super) trait Fold: Stored {
     const KIND: u8;
 
     /// Where the row is that belongs to this id.
-    fn key(id: [u8; 16]) -> Vec<u8>;
+    fn key(id: [u8; 16]) -> Key;
 
     /// Whether the row begins with this change, whatever it was before.
     fn begins(change: &Self::Change) -> bool;
@@ -70,7 +71,7 @@ impl Fold for ActivationRow {
 
     const KIND: u8 = 0;
 
-    fn key(id: [u8; 16]) -> Vec<u8> {
+    fn key(id: [u8; 16]) -> Key {
         row::activation(ActivationId::from_bytes(id))
     }
 
@@ -113,7 +114,7 @@ impl Fold for Owner<LicenseRow> {
 
     const KIND: u8 = 1;
 
-    fn key(id: [u8; 16]) -> Vec<u8> {
+    fn key(id: [u8; 16]) -> Key {
         row::license(LicenseId::from_bytes(id))
     }
 
@@ -169,7 +170,7 @@ impl Fold for Owner<SubjectRow> {
 
     const KIND: u8 = 2;
 
-    fn key(id: [u8; 16]) -> Vec<u8> {
+    fn key(id: [u8; 16]) -> Key {
         row::subject(SubjectId::from_bytes(id))
     }
 

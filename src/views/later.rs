@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::ViewsError;
 use super::fold::Fold;
 use super::row::{self, ActivationRow, LicenseRow, Owner, SubjectRow, unreadable};
+use super::store::Key;
 use crate::domain::{LicenseId, Position, SubjectId};
 
 /// As many as an id's first byte has values. Ids are random, but for that of nobody.
@@ -59,7 +60,7 @@ struct Change<'c> {
 }
 
 /// Keys and rows, in the order of keys.
-pub(super) type Sorted = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Sorted = Vec<(Key, Vec<u8>)>;
 
 /// The rows that come of some parts.
 pub(super) struct Folded {

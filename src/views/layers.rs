@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 
 use super::ViewsError;
 use super::row::{read, unreadable};
-use super::store::Store;
+use super::store::{Key, Store};
 
 /// Rows by their keys. `None`: deleted.
-pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub(super) type Rows = BTreeMap<Key, Option<Vec<u8>>>;
 
 /// How many rows wait in memory, some 200 bytes each. The longer they wait, the more of them are changed
 /// again before they move; and the more a start takes in again of the log after the process was killed.
@@ -148,7 +148,7 @@ impl ChangedLayers<'_> {
     }
 
     /// A row's bytes, to be changed where they are.
-    pub(super) fn bytes(&mut self, key: Vec<u8>) -> Result<&mut Option<Vec<u8>>, ViewsError> {
+    pub(super) fn bytes(&mut self, key: Key) -> Result<&mut Option<Vec<u8>>, ViewsError> {
         match self.newest.entry(key) {
             Entry::Occupied(row) => Ok(row.into_mut()),
             Entry::Vacant(place) => {
@@ -179,7 +179,7 @@ impl<'a> Layers<'a> {
     pub(super) fn range(
         self,
         range: Range<&[u8]>,
-    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> + use<'a> {
+    ) -> impl Iterator<Item = Result<(Key, Vec<u8>), ViewsError>> + use<'a> {
         let (newest, moving) = self.recent(&range);
         let stored = self.store.range(range).map(stored);
         present(Merged::new(newest, Merged::new(moving, stored, false), false))
@@ -189,7 +189,7 @@ impl<'a> Layers<'a> {
     pub(super) fn range_back(
         self,
         range: Range<&[u8]>,
-    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> + use<'a> {
+    ) -> impl Iterator<Item = Result<(Key, Vec<u8>), ViewsError>> + use<'a> {
         let (newest, moving) = self.recent(&range);
         let stored = self.store.range(range).rev().map(stored);
         present(Merged::new(newest.rev(), Merged::new(moving.rev(), stored, true), true))
@@ -199,7 +199,7 @@ impl<'a> Layers<'a> {
     pub(super) fn has(
         self,
         range: Range<&[u8]>,
-        rows: impl IntoIterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>>,
+        rows: impl IntoIterator<Item = Result<(Key, Vec<u8>), ViewsError>>,
     ) -> Result<bool, ViewsError> {
         let mut ours = self.range(range);
         for row in rows {
@@ -229,7 +229,7 @@ impl<'a> Layers<'a> {
     ) {
         static NONE: Rows = Rows::new();
         let bounds = (Bound::Included(range.start), Bound::Excluded(range.end));
-        let row = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| Ok((key.clone(), value.clone()));
+        let row = |(key, value): (&Key, &Option<Vec<u8>>)| Ok((key.clone(), value.clone()));
         let newest = self.newest.range::<[u8], _>(bounds).map(row);
         (newest, self.moving.unwrap_or(&NONE).range::<[u8], _>(bounds).map(row))
     }
@@ -243,16 +243,16 @@ fn older(moving: Option<&Rows>, store: &Store, key: &[u8]) -> Result<Option<Vec<
 }
 
 /// A row of one layer. `None`: deleted.
-type Row = Result<(Vec<u8>, Option<Vec<u8>>), ViewsError>;
+type Row = Result<(Key, Option<Vec<u8>>), ViewsError>;
 
-fn stored<B: AsRef<[u8]>>(row: Result<(B, B), ViewsError>) -> Row {
-    row.map(|(key, value)| (key.as_ref().to_vec(), Some(value.as_ref().to_vec())))
+fn stored(row: Result<(Key, impl AsRef<[u8]>), ViewsError>) -> Row {
+    row.map(|(key, value)| (key, Some(value.as_ref().to_vec())))
 }
 
 /// Those that are not deleted.
 fn present(
     rows: impl Iterator<Item = Row>,
-) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), ViewsError>> {
+) -> impl Iterator<Item = Result<(Key, Vec<u8>), ViewsError>> {
     rows.filter_map(|row| row.map(|(key, value)| Some((key, value?))).transpose())
 }
 

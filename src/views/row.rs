@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ViewsError;
+use super::store::Key;
 use crate::domain::{
     ActivationId, Day, ErasureId, LicenseId, NoticeId, Position, RequestId, Status, SubjectId,
 };
@@ -207,59 +208,66 @@ pub(super) const CHECKPOINT: &[u8] = b"c";
 /// The vault's epoch, as far as the log tells.
 pub(super) const EPOCH: &[u8] = b"v";
 
-pub(super) fn subject(id: SubjectId) -> Vec<u8> {
-    [b"s".as_slice(), id.as_bytes()].concat()
+/// Most keys. They fit where a longer one has its address.
+fn of_id(prefix: u8, id: &[u8; 16]) -> Key {
+    let mut key = [prefix; 17];
+    key[1..].copy_from_slice(id);
+    key.into()
+}
+
+pub(super) fn subject(id: SubjectId) -> Key {
+    of_id(b's', id.as_bytes())
 }
 
 /// A key after those of all persons.
 pub(super) const SUBJECTS_END: &[u8] = b"t";
 
-pub(super) fn license(id: LicenseId) -> Vec<u8> {
-    [b"l".as_slice(), id.as_bytes()].concat()
+pub(super) fn license(id: LicenseId) -> Key {
+    of_id(b'l', id.as_bytes())
 }
 
-pub(super) fn activation(id: ActivationId) -> Vec<u8> {
-    [b"a".as_slice(), id.as_bytes()].concat()
+pub(super) fn activation(id: ActivationId) -> Key {
+    of_id(b'a', id.as_bytes())
 }
 
-pub(super) fn request(id: RequestId) -> Vec<u8> {
-    [b"r".as_slice(), id.as_bytes()].concat()
+pub(super) fn request(id: RequestId) -> Key {
+    of_id(b'r', id.as_bytes())
 }
 
 /// Says that a request is still open.
-pub(super) fn open_request(id: RequestId) -> Vec<u8> {
-    [OPEN_REQUESTS, id.as_bytes()].concat()
+pub(super) fn open_request(id: RequestId) -> Key {
+    [OPEN_REQUESTS, id.as_bytes()].concat().into()
 }
 
-pub(super) fn erasure(id: ErasureId) -> Vec<u8> {
-    [ERASURES, id.as_bytes()].concat()
+pub(super) fn erasure(id: ErasureId) -> Key {
+    [ERASURES, id.as_bytes()].concat().into()
 }
 
 /// Says that an erasure is one of this person's.
-pub(super) fn erasure_of(subject: SubjectId, id: ErasureId) -> Vec<u8> {
-    [erasures_of(subject).as_slice(), id.as_bytes()].concat()
+pub(super) fn erasure_of(subject: SubjectId, id: ErasureId) -> Key {
+    [erasures_of(subject).as_slice(), id.as_bytes()].concat().into()
 }
 
 /// What the keys of a person's erasures begin with.
-pub(super) fn erasures_of(subject: SubjectId) -> Vec<u8> {
-    [b"x".as_slice(), subject.as_bytes()].concat()
+pub(super) fn erasures_of(subject: SubjectId) -> Key {
+    of_id(b'x', subject.as_bytes())
 }
 
 /// Says that an erasure is not final yet.
-pub(super) fn pending_erasure(id: ErasureId) -> Vec<u8> {
-    [PENDING_ERASURES, id.as_bytes()].concat()
+pub(super) fn pending_erasure(id: ErasureId) -> Key {
+    [PENDING_ERASURES, id.as_bytes()].concat().into()
 }
 
 /// A notice that has not come to its end.
-pub(super) fn notice(id: NoticeId) -> Vec<u8> {
-    [NOTICES, id.as_bytes()].concat()
+pub(super) fn notice(id: NoticeId) -> Key {
+    [NOTICES, id.as_bytes()].concat().into()
 }
 
 /// The counts of a day and a product.
-pub(super) fn counts(prefix: &[u8], day: Day, product: &str) -> Vec<u8> {
+pub(super) fn counts(prefix: &[u8], day: Day, product: &str) -> Key {
     // With the sign turned, days sort as numbers do.
     let day = (day.0 ^ i32::MIN).to_be_bytes();
-    [prefix, &day, product.as_bytes()].concat()
+    [prefix, &day, product.as_bytes()].concat().into()
 }
 
 /// The day and the product of such a key.
@@ -302,13 +310,13 @@ pub(super) const OPEN_REQUESTS: &[u8] = b"or";
 pub(super) const PENDING_ERASURES: &[u8] = b"oe";
 
 /// The page of an owner's entries that begins at this position.
-pub(super) fn page(owner: &[u8; 16], first: Position) -> Vec<u8> {
-    [b"p".as_slice(), owner, &first.0.to_be_bytes()].concat()
+pub(super) fn page(owner: &[u8; 16], first: Position) -> Key {
+    [b"p".as_slice(), owner, &first.0.to_be_bytes()].concat().into()
 }
 
 /// A key after all pages of an owner.
-pub(super) fn pages_end(owner: &[u8; 16]) -> Vec<u8> {
-    [b"p".as_slice(), owner, &[0xFF; 9]].concat()
+pub(super) fn pages_end(owner: &[u8; 16]) -> Key {
+    [b"p".as_slice(), owner, &[0xFF; 9]].concat().into()
 }
 
 pub(super) fn status_to_row(status: Status) -> u8 {
@@ -340,7 +348,7 @@ pub(super) fn read_entry_rows(mut bytes: &[u8]) -> Result<Vec<EntryRow>, ViewsEr
 }
 
 /// The page of an owner that these entries are.
-pub(super) fn page_of(owner: &[u8; 16], entries: &[u8]) -> Result<Vec<u8>, ViewsError> {
+pub(super) fn page_of(owner: &[u8; 16], entries: &[u8]) -> Result<Key, ViewsError> {
     let (first, _) = postcard::take_from_bytes::<EntryRow>(entries).map_err(|_| unreadable())?;
     Ok(page(owner, Position(first.position)))
 }

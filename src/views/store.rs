@@ -23,8 +23,11 @@ const MOST_UNMERGED: usize = 24;
 const POLL: Duration = Duration::from_millis(10);
 const LAST_WORDS: &str = "the views are damaged; start again, and they are rebuilt";
 
+/// A row's key. A short one has no place of its own in memory, so that many are looked through fast.
+pub(super) type Key = Slice;
+
 /// Puts a row into a batch by its number, or the deletion of one.
-pub(super) type Put<'a> = dyn FnMut(usize, Slice, Option<Slice>) -> Result<(), ViewsError> + 'a;
+pub(super) type Put<'a> = dyn FnMut(usize, Key, Option<Slice>) -> Result<(), ViewsError> + 'a;
 
 /// The rows of one log's views.
 pub(super) struct Store {
@@ -94,7 +97,7 @@ impl Store {
     pub(super) fn write(&self, rows: &Rows) -> Result<(), ViewsError> {
         self.write_batches(1, |put| {
             let mut rows = rows.iter();
-            rows.try_for_each(|(key, row)| put(0, key[..].into(), row.as_deref().map(Slice::from)))
+            rows.try_for_each(|(key, row)| put(0, key.clone(), row.as_deref().map(Slice::from)))
         })
     }
 

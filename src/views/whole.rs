@@ -59,7 +59,7 @@ impl Whole<'_> {
                 for (done, folded) in (1..).zip(ahead(scope, folds)) {
                     for (batch, rows) in folded?.lists().into_iter().enumerate() {
                         for (key, row) in rows {
-                            put(batch, key.into(), Some(row.into()))?;
+                            put(batch, key, Some(row.into()))?;
                         }
                     }
                     progress(done, parts);

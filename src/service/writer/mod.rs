@@ -507,8 +507,12 @@ impl Writer {
             slots.extend(new.iter().map(|key| key.name).zip(made));
         }
         let mut keys: HashMap<KeySlot, DataKey> = HashMap::new();
+        // All at once: the system is asked for them.
+        let mut ids = vec![RecordId::default(); events.len()];
+        self.rng.fill_bytes(ids.as_flattened_mut());
         let mut records = Vec::with_capacity(events.len());
-        for (Planned { encoded, key, .. }, position) in events.iter().zip(self.head.0..) {
+        let planned = events.iter().zip(ids).zip(self.head.0..);
+        for ((Planned { encoded, key, .. }, id), position) in planned {
             let slot = slots[&key.name];
             let data_key = match keys.entry(slot) {
                 std::collections::hash_map::Entry::Occupied(key) => key.into_mut(),
@@ -516,8 +520,6 @@ impl Writer {
                     place.insert(self.store.vault.key(slot).map_err(StoreError::from)?)
                 }
             };
-            let mut id = RecordId::default();
-            self.rng.fill_bytes(&mut id);
             let record_key = RecordKey::derive(data_key, &id);
             let (event_type, ref plaintext) = *encoded;
             debug_assert_eq!(key.name.category(), codec::category(event_type));
