@@ -5,12 +5,22 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::{DecodeBuf, Decoder};
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 use tonic::{Code, Status};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::ERROR_DOMAIN;
+
+/// What a message is written into and read from, in bytes: a receipt fits, and what is longer takes more.
+/// Each call has two, which tonic's own default makes eight times as large.
+const BUFFER: usize = 1024;
+/// Bytes of a stream's messages that are sent together at the most: tonic's own.
+const SENT_TOGETHER: usize = 32 * 1024;
+
+fn buffers() -> BufferSettings {
+    BufferSettings::new(BUFFER, SENT_TOGETHER)
+}
 
 /// Encodes `T`, decodes `U`.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
@@ -32,11 +42,11 @@ where
     type Decoder = BlamingDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::default()
+        ProstEncoder::new(buffers())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        BlamingDecoder(ProstDecoder::default())
+        BlamingDecoder(ProstDecoder::new(buffers()))
     }
 }
 
@@ -52,5 +62,9 @@ impl<U: Message + Default> Decoder for BlamingDecoder<U> {
             let details = ErrorDetails::with_error_info("INVALID_MESSAGE", ERROR_DOMAIN, []);
             Status::with_error_details(Code::InvalidArgument, status.message(), details)
         })
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
     }
 }

@@ -1,5 +1,6 @@
 //! Claims: what a receipt states, and their JSON (RFC 7519).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserializer, Error as _};
@@ -68,8 +69,8 @@ impl Claims {
     /// The payload: the same claims give the same bytes.
     pub(super) fn to_json(&self) -> Result<Vec<u8>, ReceiptError> {
         let payload = Payload {
-            iss: self.issuer.clone(),
-            aud: self.product.as_str().to_owned(),
+            iss: Cow::Borrowed(&self.issuer),
+            aud: Cow::Borrowed(self.product.as_str()),
             iat: Seconds(self.issued_at),
             exp: self.expires_at.map(Seconds),
             jti: Bytes(*self.activation.as_bytes()),
@@ -87,10 +88,10 @@ impl Claims {
 
     /// Reads a payload whose signature is verified.
     pub(super) fn from_json(json: &[u8]) -> Result<Self, ReceiptError> {
-        let payload: Payload = serde_json::from_slice(json).map_err(|_| ReceiptError::Claims)?;
+        let payload: Payload<'_> = serde_json::from_slice(json).map_err(|_| ReceiptError::Claims)?;
         let moment = |seconds: Option<Seconds>| seconds.map(|Seconds(moment)| moment);
         Ok(Self {
-            issuer: payload.iss,
+            issuer: payload.iss.into_owned(),
             product: Product::parse(&payload.aud).map_err(|_| ReceiptError::Claims)?,
             issued_at: payload.iat.0,
             expires_at: moment(payload.exp),
@@ -129,9 +130,9 @@ impl fmt::Debug for LicenseClaims {
 /// The JSON. The order of the fields is the order of the members and never changes; a new claim
 /// goes to the end, optional. Claims that are not here are ignored (RFC 7519 §4).
 #[derive(Serialize, Deserialize)]
-struct Payload {
-    iss: String,
-    aud: String,
+struct Payload<'a> {
+    iss: Cow<'a, str>,
+    aud: Cow<'a, str>,
     iat: Seconds,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     exp: Option<Seconds>,

@@ -204,7 +204,9 @@ impl<'a> Changes<'a> {
 
     /// Adds to the counts of a day and a product. They are small, or their row is not what was written.
     fn count(&mut self, key: Key, more: Counts) -> Result<(), ViewsError> {
-        let mut counts: CountsRow = self.rows.all().get(&key)?.unwrap_or_default();
+        let place = self.rows.bytes(key)?;
+        let known: Option<CountsRow> = place.as_deref().map(row::read).transpose()?;
+        let mut counts = known.unwrap_or_default();
         for (sum, more) in [
             (&mut counts.licenses, more.licenses),
             (&mut counts.activations, more.activations),
@@ -213,7 +215,8 @@ impl<'a> Changes<'a> {
         ] {
             *sum = sum.checked_add(more).ok_or_else(unreadable)?;
         }
-        self.put(key, &counts)
+        *place = Some(row::to_bytes(&counts)?);
+        Ok(())
     }
 
     /// Whether a person was not counted yet on a day, and notes that they are now.
@@ -487,7 +490,7 @@ impl<'a> Changes<'a> {
     }
 
     fn put<R: Serialize>(&mut self, key: Key, row: &R) -> Result<(), ViewsError> {
-        self.rows.newest.insert(key, Some(postcard::to_stdvec(row).map_err(|_| unreadable())?));
+        self.rows.newest.insert(key, Some(row::to_bytes(row)?));
         Ok(())
     }
 

@@ -25,7 +25,7 @@ impl Stored for ActivationRow {
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, ViewsError> {
-        postcard::to_stdvec(self).map_err(|_| unreadable())
+        row::to_bytes(self)
     }
 }
 

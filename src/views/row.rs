@@ -358,6 +358,11 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ViewsError> {
     postcard::from_bytes(bytes).map_err(|_| unreadable())
 }
 
+/// The bytes that [`read`] reads.
+pub(super) fn to_bytes<T: Serialize>(row: &T) -> Result<Vec<u8>, ViewsError> {
+    postcard::to_stdvec(row).map_err(|_| unreadable())
+}
+
 /// Why a row cannot be what was written.
 pub(super) fn unreadable() -> ViewsError {
     ViewsError::Damaged("a row is missing or cannot be read".to_owned())
