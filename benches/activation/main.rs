@@ -61,8 +61,16 @@ const SCENARIOS: [(Scenario, Option<f64>); 5] = [
 ];
 
 /// The scenario whose throughput the open loop goes by, and the shares of it that are offered.
-const PEAK: usize = 1;
+const PEAK: Scenario = Scenario::Warm { connections: 8, in_flight: 16 };
 const OPEN_LOOPS: [f64; 2] = [0.5, 4.0];
+/// How many rounds an open loop is as long as.
+const OPEN_ROUNDS: u32 = 3;
+/// How many requests may wait for the writer of a server that is to refuse: the usual queue never fills where
+/// the load has the same processors.
+const SHORT_QUEUE: u32 = 128;
+
+/// What one call alone is to take: so often what the floor takes and a sync.
+const AIM_ALONE: f64 = 1.5;
 
 struct Options {
     seconds: u64,
@@ -134,15 +142,23 @@ async fn run(options: &Options) -> Option<String> {
             load::settled(server).await;
         }
     }
-    let peak = Figures::of(&compared[PEAK].countersign).calls_per_second;
     let mut open = Vec::new();
     if !options.tree {
         for factor in OPEN_LOOPS {
-            let (server, ca) = (&countersign.server, countersign.ca());
-            let outcome = open::run(server, &ca, &licenses, factor * peak, length).await;
-            acknowledged += outcome.calls();
-            open.push((factor, outcome));
+            let offered = OpenLoop::run("", factor, &countersign, &licenses, length).await;
+            acknowledged += offered.acknowledged;
+            open.push(offered);
         }
+        let directory = place.path().join("short");
+        let config = format!("[storage]\nqueue = {SHORT_QUEUE}");
+        let short = configured(&directory, Some(&config));
+        let licenses = crate::licenses(&short).await;
+        let offered = OpenLoop::run(", with a short queue", 4.0, &short, &licenses, length).await;
+        let mismatch = mismatch(&short, &licenses, offered.acknowledged).await;
+        if mismatch.is_some() {
+            return mismatch;
+        }
+        open.push(offered);
     }
     let mut mixes = Vec::new();
     if !options.tree {
@@ -151,9 +167,50 @@ async fn run(options: &Options) -> Option<String> {
         (mixes, acknowledged) = (measured, acknowledged + activations);
     }
     report(&compared, &open, &mixes, sync, options.tree);
-    let recorded = activations(&countersign, &licenses).await;
+    mismatch(&countersign, &licenses, acknowledged).await
+}
+
+/// What to say where a server has not recorded what it acknowledged.
+async fn mismatch(server: &Countersign, licenses: &[License], acknowledged: u64) -> Option<String> {
+    let recorded = activations(server, licenses).await;
     (recorded != acknowledged)
         .then(|| format!("{acknowledged} activations were acknowledged, {recorded} are recorded"))
+}
+
+/// An open loop, and what the server got through before and after it.
+struct OpenLoop {
+    name: &'static str,
+    factor: f64,
+    /// Calls a second.
+    peak: f64,
+    outcome: Outcome,
+    acknowledged: u64,
+}
+
+impl OpenLoop {
+    async fn run(
+        name: &'static str,
+        factor: f64,
+        server: &Countersign,
+        licenses: &[License],
+        length: Duration,
+    ) -> Self {
+        let peak = async || load::run(PEAK, &server.server, &server.ca(), licenses, length).await;
+        let before = peak().await;
+        let rate = factor * before.calls_per_second();
+        let outcome = open::run(server, licenses, rate, length * OPEN_ROUNDS).await;
+        load::settled(&server.server).await;
+        let after = peak().await;
+        load::settled(&server.server).await;
+        let peak = f64::midpoint(before.calls_per_second(), after.calls_per_second());
+        let acknowledged = before.calls + outcome.calls() + after.calls;
+        Self { name, factor, peak, outcome, acknowledged }
+    }
+
+    /// How much of the peak was carried out.
+    fn share(&self) -> f64 {
+        self.outcome.accepted_per_second() / self.peak
+    }
 }
 
 /// What the server is compared with.
@@ -191,11 +248,17 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 /// A server that publishes a checkpoint of its tree so often, in seconds; `None`: as by default.
 fn at_interval(directory: &Path, seconds: Option<u64>) -> Countersign {
-    if let Some(seconds) = seconds {
+    let config = seconds.map(|seconds| format!("[transparency]\ncheckpoint_seconds = {seconds}"));
+    configured(directory, config.as_deref())
+}
+
+/// A server with these settings besides those by default.
+fn configured(directory: &Path, settings: Option<&str>) -> Countersign {
+    if let Some(settings) = settings {
         assert!(command(directory).arg("init").status().unwrap().success());
         let mut config =
             File::options().append(true).open(directory.join("countersign.toml")).unwrap();
-        writeln!(config, "\n[transparency]\ncheckpoint_seconds = {seconds}").unwrap();
+        writeln!(config, "\n{settings}").unwrap();
     }
     Countersign::start(directory)
 }
@@ -258,13 +321,7 @@ impl Figures {
     }
 }
 
-fn report(
-    scenarios: &[Compared],
-    open: &[(f64, Outcome)],
-    mixes: &[Mix],
-    sync: f64,
-    is_of_tree: bool,
-) {
+fn report(scenarios: &[Compared], open: &[OpenLoop], mixes: &[Mix], sync: f64, is_of_tree: bool) {
     println!("one write and fdatasync of 300 bytes on this disk: {sync:.0} µs at the median");
     let mut rows = Vec::new();
     for ((scenario, aim), compared) in SCENARIOS.iter().zip(scenarios) {
@@ -285,19 +342,25 @@ fn report(
                 of.calls_per_second, of.p50_us, of.p99_us, of.server_cpu_us, of.client_cpu_us
             );
         }
+        if let (Scenario::Warm { connections: 1, .. }, [(_, floor), .., (_, of)]) =
+            (scenario, figures.as_slice())
+        {
+            let ratio = of.p50_us / (floor.p50_us + sync);
+            println!("  p50 is {ratio:.2} of the floor's and a sync together (aim {AIM_ALONE})");
+        }
         let ratios: BTreeMap<_, _> = ratios.into_iter().collect();
         let figures: BTreeMap<_, _> = figures.into_iter().collect();
         rows.push(json!({"scenario": scenario.to_string(), "servers": figures, "ratios": ratios}));
     }
-    let peak = Figures::of(&scenarios[PEAK].countersign).calls_per_second;
     let mut loops = Vec::new();
-    for (factor, outcome) in open {
-        let share = outcome.accepted_per_second() / peak;
-        println!("\nopen loop at {factor} of 8 x 16: {share:.2} of its throughput\n  {outcome}");
-        let [accepted, refused] = outcome.p99();
+    for offered in open {
+        let OpenLoop { name, factor, outcome, .. } = offered;
+        let share = offered.share();
+        println!(
+            "\nopen loop at {factor} of 8 x 16{name}: {share:.2} of its throughput\n  {outcome}"
+        );
         loops.push(json!({
-            "offered": factor, "carried_out": share,
-            "accepted_p99_us": accepted, "refused_p99_us": refused,
+            "offered": factor, "queue": name, "carried_out": share, "outcome": outcome.to_json(),
         }));
     }
     if !mixes.is_empty() {

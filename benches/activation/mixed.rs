@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::load::{endpoint, look, request};
+use crate::median;
 use crate::support::servers::{Countersign, License, command};
 
 const CONNECTIONS: usize = 8;
@@ -101,27 +102,27 @@ pub(crate) async fn run(
     }
     let rate = async |staff| per_second(&workers, staff, length).await;
 
-    let (mut mixed, mut expected) = (0.0, 0.0);
-    let mut beside = [(Background::Backup, 0.0, 0.0), (Background::Sweep, 0.0, 0.0)];
+    let mut mixed = Vec::new();
+    let mut beside = [(Background::Backup, Vec::new()), (Background::Sweep, Vec::new())];
     for _ in 0..rounds {
         let (apps, staff) = (rate(0.0).await, rate(1.0).await);
         // As long as both take one after the other.
-        expected += 1.0 / ((1.0 - STAFF) / apps + STAFF / staff);
-        mixed += rate(STAFF).await;
-        for (background, busy, calm) in &mut beside {
+        let expected = 1.0 / ((1.0 - STAFF) / apps + STAFF / staff);
+        mixed.push(rate(STAFF).await / expected);
+        for (background, ratios) in &mut beside {
             let before = rate(0.0).await;
-            *busy += beside_work(server, *background, rate(0.0)).await;
-            *calm += f64::midpoint(before, rate(0.0).await);
+            let busy = beside_work(server, *background, rate(0.0)).await;
+            ratios.push(busy / f64::midpoint(before, rate(0.0).await));
         }
     }
-    let (scenario, ratio) = ("nine calls of apps and one of staff", mixed / expected);
+    let (scenario, ratio) = ("nine calls of apps and one of staff", median(mixed.into_iter()));
     let mut mixes = vec![Mix { scenario, ratio, aim: 1.0 }];
-    for (background, busy, calm) in beside {
+    for (background, ratios) in beside {
         let scenario = match background {
             Background::Backup => "apps beside backups, one after another",
             Background::Sweep => "apps beside sweeps, one after another",
         };
-        mixes.push(Mix { scenario, ratio: busy / calm, aim: AIM });
+        mixes.push(Mix { scenario, ratio: median(ratios.into_iter()), aim: AIM });
     }
     (mixes, activations.load(Ordering::Relaxed))
 }

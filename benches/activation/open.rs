@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use hdrhistogram::Histogram;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tonic::Code;
-use tonic::transport::{Certificate, Channel};
+use tonic::transport::Channel;
 
 use crate::load::{endpoint, request};
-use crate::support::servers::{License, Server};
+use crate::support::servers::{Countersign, License};
 use crate::support::{micros, nanos, new_histogram};
 
 /// Enough that a stream is free for each call that the server keeps.
@@ -28,6 +29,43 @@ pub(crate) struct Outcome {
     accepted: Histogram<u64>,
     /// Told to come again.
     refused: Histogram<u64>,
+    /// What the server's own clock says of them.
+    in_server: [Within; 2],
+}
+
+/// The calls of one kind, by how long the server had them.
+struct Within(Vec<(f64, u64)>);
+
+impl Within {
+    /// Of activations that ended so, as its metrics tell: how many took no longer than so many seconds.
+    fn read(metrics: &str, code: &str) -> Self {
+        let code = format!("code=\"{code}\"");
+        let counts = metrics.lines().filter_map(|line| {
+            let bucket = line.strip_prefix("countersign_call_seconds_bucket{")?;
+            let (labels, count) = bucket.split_once("} ")?;
+            let is_meant = labels.contains("ActivationService/Activate") && labels.contains(&code);
+            let (_, bound) = labels.split_once("le=\"").filter(|_| is_meant)?;
+            Some((bound.split('"').next()?.parse().ok()?, count.trim().parse().ok()?))
+        });
+        Self(counts.collect())
+    }
+
+    /// Those after an earlier reading, which has the same bounds, or nothing.
+    fn since(mut self, before: &Self) -> Self {
+        for ((_, count), (_, earlier)) in self.0.iter_mut().zip(&before.0) {
+            *count -= earlier;
+        }
+        self
+    }
+
+    /// Milliseconds in which 99 of 100 were answered, as finely as the server counts; none, where there are
+    /// none.
+    #[allow(clippy::cast_precision_loss)] // far below 2^52
+    fn p99_ms(&self) -> Option<f64> {
+        let all = self.0.last().map(|(_, count)| *count).filter(|count| *count > 0)?;
+        let bound = self.0.iter().find(|(_, count)| *count as f64 >= 0.99 * all as f64)?.0;
+        Some(bound * 1e3)
+    }
 }
 
 impl Outcome {
@@ -41,39 +79,61 @@ impl Outcome {
         self.accepted.len() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Microseconds, of the accepted and the refused.
-    pub(crate) fn p99(&self) -> [f64; 2] {
-        [&self.accepted, &self.refused].map(|of| micros(of.value_at_quantile(0.99)))
+    /// All of it but what the reader knows.
+    pub(crate) fn to_json(&self) -> Value {
+        let [accepted, refused] = [&self.accepted, &self.refused]
+            .map(|of| [0.5, 0.99].map(|quantile| micros(of.value_at_quantile(quantile))));
+        let [accepted_in_server, refused_in_server] = self.in_server.each_ref().map(Within::p99_ms);
+        json!({
+            "due_per_second": self.rate, "accepted_per_second": self.accepted_per_second(),
+            "refused": self.refused.len(), "accepted_p50_p99_us": accepted, "refused_p50_p99_us": refused,
+            "accepted_p99_in_server_ms": accepted_in_server, "refused_p99_in_server_ms": refused_in_server,
+        })
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [accepted, refused] = self.p99();
         write!(
             f,
-            "{:>7.0}/s due: {:>6.0}/s carried out, p50 {:>7.0} µs, p99 {accepted:>8.0} µs; {} refused, p99 \
-             {refused:.0} µs",
+            "{:>7.0}/s due: {:>6.0}/s carried out, {} refused",
             self.rate,
             self.accepted_per_second(),
-            micros(self.accepted.value_at_quantile(0.5)),
             self.refused.len(),
-        )
+        )?;
+        for ((name, of), within) in [("carried out", &self.accepted), ("refused", &self.refused)]
+            .into_iter()
+            .zip(&self.in_server)
+        {
+            let Some(in_server) = within.p99_ms() else { continue };
+            let [p50, p99] = [0.5, 0.99].map(|quantile| micros(of.value_at_quantile(quantile)));
+            write!(
+                f,
+                "\n  {name}: since it was due p50 {p50:.0} µs, p99 {p99:.0} µs; in the server p99 within \
+                 {in_server} ms"
+            )?;
+        }
+        Ok(())
     }
 }
 
 /// Loads a server at a rate for a while, and waits for every answer.
 pub(crate) async fn run(
-    server: &Server,
-    ca: &Certificate,
+    server: &Countersign,
     licenses: &[License],
     rate: f64,
     length: Duration,
 ) -> Outcome {
     let licenses: Arc<[License]> = licenses.into();
+    let (address, ca) = (&server.server.address, server.ca());
+    let in_server = || {
+        let metrics = server.metrics();
+        ["OK", "UNAVAILABLE"].map(|code| Within::read(&metrics, code))
+    };
+    let before = in_server();
     let mut channels = Vec::new();
     for _ in 0..CONNECTIONS {
-        channels.push(endpoint(&server.address, ca).connect().await.unwrap());
+        channels.push(endpoint(address, &ca).connect().await.unwrap());
     }
     let mut calls = JoinSet::new();
     let start = Instant::now();
@@ -94,7 +154,11 @@ pub(crate) async fn run(
         let of = if is_accepted { &mut accepted } else { &mut refused };
         of.saturating_record(nanos(latency));
     }
-    Outcome { rate, elapsed: start.elapsed(), accepted, refused }
+    let elapsed = start.elapsed();
+    let [of_accepted, of_refused] = &before;
+    let [accepted_after, refused_after] = in_server();
+    let in_server = [accepted_after.since(of_accepted), refused_after.since(of_refused)];
+    Outcome { rate, elapsed, accepted, refused, in_server }
 }
 
 /// Whether it was carried out, and how long after it was due it was answered.

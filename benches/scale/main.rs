@@ -11,8 +11,6 @@ mod history;
 mod support;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -24,8 +22,8 @@ use countersign::proto::v1::activation_service_client::ActivationServiceClient;
 use countersign::proto::v1::history_service_client::HistoryServiceClient;
 use countersign::proto::v1::privacy_service_client::PrivacyServiceClient;
 use countersign::proto::v1::{
-    ActivateRequest, ExportSubjectRequest, GetHistoryRequest, GetSigningKeysRequest, Purpose,
-    export_subject_request, get_history_request,
+    ActivateRequest, ExportSubjectRequest, GetHistoryRequest, Purpose, export_subject_request,
+    get_history_request,
 };
 use countersign::vault::file::{FileVault, Places};
 use countersign::vault::master::KeyFile;
@@ -72,7 +70,7 @@ struct Row {
     cold: Calls,
     /// All of the directory, for each byte of a record.
     disk_bytes_per_record_byte: f64,
-    /// Until the first answer, of one that was ended in order and of one that was killed.
+    /// Until the first activation, of one that was ended in order and of one that was killed.
     start_seconds: f64,
     start_after_kill_seconds: f64,
 }
@@ -104,8 +102,8 @@ fn main() {
     let mut rows = Vec::new();
     while next <= last {
         let row = runtime.block_on(measure(&directory, next, &mut history, (calls, exports)));
-        print(&row);
         rows.push(row);
+        print(&rows);
         next = if quick { next * 2 } else { next * 10 };
     }
     let whole: Vec<(&str, f64)> = [
@@ -115,7 +113,7 @@ fn main() {
     .map(|(name, arguments)| (name, events_a_second(&directory, arguments, &rows)))
     .into();
     for (name, rate) in &whole {
-        println!("{name}: {rate:.0} events a second");
+        println!("{name}: {rate:.0} events a second (300000)");
     }
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scale.json");
     let numbers = serde_json::json!({ "sizes": rows, "events_per_second": whole });
@@ -131,7 +129,7 @@ async fn measure(
     sample: (usize, usize),
 ) -> Row {
     let before = grow(directory, events, history);
-    let (server, first_start) = started(directory).await;
+    let (server, first_start) = started(directory, history).await;
     // In a short run the calls may have made more of them than the next size has.
     let taken_in = u64::from(events).saturating_sub(before);
     published(&server).await;
@@ -145,7 +143,7 @@ async fn measure(
     published(&server).await;
     terminate(server);
 
-    let (server, start) = started(directory).await;
+    let (server, start) = started(directory, history).await;
     let cold = measure_calls(&server, history, sample).await;
     let recorded = head(&server);
     published(&server).await;
@@ -153,9 +151,9 @@ async fn measure(
     let record_bytes = record_bytes(directory);
     let disk_bytes = bytes_below(directory);
 
-    let (server, _) = started(directory).await;
+    let (server, _) = started(directory, history).await;
     drop(server);
-    let (server, start_after_kill) = started(directory).await;
+    let (server, start_after_kill) = started(directory, history).await;
     terminate(server);
 
     Row {
@@ -200,26 +198,37 @@ async fn measure_calls(
     }
 }
 
-fn print(row: &Row) {
-    let Row { events, persons, .. } = row;
-    println!(
-        "\n{events} events, {persons} persons; the first start took in {:.0}/s",
-        row.first_start_events_per_second
-    );
-    for (state, calls) in [("warm", &row.warm), ("cold", &row.cold)] {
-        let Calls { activate_p50_us, activate_p99_us, history_p50_us, history_p99_us, .. } = calls;
+/// Prints the last size, beside the first where that says something.
+fn print(rows: &[Row]) {
+    let (Some(first), Some(row)) = (rows.first(), rows.last()) else { return };
+    println!("\n{} events, {} persons (aim)", row.events, row.persons);
+    for (state, calls, first) in
+        [("warm", &row.warm, &first.warm), ("cold", &row.cold, &first.cold)]
+    {
+        let figures = [
+            ("activate p50", calls.activate_p50_us, first.activate_p50_us),
+            ("activate p99", calls.activate_p99_us, first.activate_p99_us),
+            ("history p50", calls.history_p50_us, first.history_p50_us),
+            ("history p99", calls.history_p99_us, first.history_p99_us),
+        ];
+        for (name, micros, first) in figures {
+            let of_first = micros / first;
+            println!(
+                "  {state}: {name:14} {micros:>8.0} µs   {of_first:.2} of the first size (1.3)"
+            );
+        }
         println!(
-            "  {state}: activate p50 {activate_p50_us:.0} µs, p99 {activate_p99_us:.0} µs; history p50 \
-             {history_p50_us:.0} µs, p99 {history_p99_us:.0} µs; export of {EXPORTED} events p50 {:.0} µs; \
-             memory {:.0} MiB",
-            calls.export_p50_us, calls.memory_mib
+            "  {state}: export of {EXPORTED} events, p50 {:>8.0} µs (20000)",
+            calls.export_p50_us
         );
+        println!("  {state}: memory {:.0} MiB (512)", calls.memory_mib);
     }
+    println!("  first start, which takes in all: {:.0}/s", row.first_start_events_per_second);
     println!(
-        "  start     {:.2} s, {:.2} s after a kill",
+        "  start until an activation: {:.2} s, {:.2} s after a kill (2)",
         row.start_seconds, row.start_after_kill_seconds
     );
-    println!("  disk      {:.2} bytes a byte of a record", row.disk_bytes_per_record_byte);
+    println!("  disk: {:.2} bytes a byte of a record (2)", row.disk_bytes_per_record_byte);
 }
 
 async fn public(server: &Countersign) -> Channel {
@@ -278,12 +287,12 @@ async fn timed(histogram: &mut Histogram<u64>, call: impl Future<Output = ()>) {
     histogram.saturating_record(nanos(begun.elapsed()));
 }
 
-/// A server on a directory that there is, and how long it took until it answered.
-async fn started(directory: &Path) -> (Countersign, Duration) {
+/// A server on a directory that there is, and how long it took until its first activation.
+async fn started(directory: &Path, history: &History) -> (Countersign, Duration) {
+    let license = history.any_license();
     let begun = Instant::now();
     let server = Countersign::start(directory);
-    let mut app = ActivationServiceClient::new(public(&server).await);
-    app.get_signing_keys(GetSigningKeysRequest {}).await.unwrap();
+    activate(public(&server).await, &license).await;
     (server, begun.elapsed())
 }
 
@@ -298,11 +307,7 @@ fn events_a_second(directory: &Path, arguments: &[&str], rows: &[Row]) -> f64 {
 
 /// How many records there are, as its metrics say.
 fn head(server: &Countersign) -> u64 {
-    let told = fs::read_to_string(server.directory.join("run/ops")).unwrap();
-    let mut metrics = TcpStream::connect(told.strip_prefix("ops=").unwrap()).unwrap();
-    metrics.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut text = String::new();
-    metrics.read_to_string(&mut text).unwrap();
+    let text = server.metrics();
     let head = text.lines().find_map(|line| line.strip_prefix("countersign_log_head "));
     head.unwrap().parse().unwrap()
 }

@@ -2,7 +2,8 @@
 
 #![allow(dead_code)] // each benchmark uses its part
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -71,6 +72,16 @@ impl Countersign {
 
     pub(crate) fn ca(&self) -> Certificate {
         Certificate::from_pem(std::fs::read(self.tls().join("server-ca.pem")).unwrap())
+    }
+
+    /// Its metrics, as it tells them.
+    pub(crate) fn metrics(&self) -> String {
+        let told = std::fs::read_to_string(self.directory.join("run/ops")).unwrap();
+        let mut server = TcpStream::connect(told.strip_prefix("ops=").unwrap()).unwrap();
+        server.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut text = String::new();
+        server.read_to_string(&mut text).unwrap();
+        text
     }
 
     /// Where staff connect.

@@ -68,13 +68,14 @@ impl Email {
             return Err(EmailError::Character);
         }
         let domain = normal_domain(domain).ok_or(EmailError::Domain)?;
-        let mut normal = String::with_capacity(given.len());
+        // Room for all of it: what is moved to a larger place is not overwritten where it was.
+        let mut normal = String::with_capacity(local.len() + 1 + domain.len());
         if local.is_ascii() {
-            // It has one form, and most do.
-            normal.extend(local.chars().map(|c| c.to_ascii_lowercase()));
+            // It is its own NFC, and most are.
+            normal.push_str(local);
+            normal.make_ascii_lowercase();
         } else {
-            // Again, because a mark that goes with no capital may go with its small letter.
-            normal.extend(local.nfc().map(|c| c.to_ascii_lowercase()).nfc());
+            normal.extend(normal_local(local));
         }
         normal.push('@');
         normal.push_str(&domain);
@@ -100,6 +101,12 @@ fn is_shown(c: char) -> bool {
     !c.is_control() && !is_bidi
 }
 
+/// NFC, and small letters where ASCII has them. NFC again, because a mark that goes with no capital may go
+/// with its small letter.
+fn normal_local(local: &str) -> impl Iterator<Item = char> {
+    local.nfc().map(|c| c.to_ascii_lowercase()).nfc()
+}
+
 fn normal_domain(domain: &str) -> Option<String> {
     let ascii = idna::domain_to_ascii_strict(domain.strip_suffix('.').unwrap_or(domain)).ok()?;
     let labels_fit = ascii.split('.').all(|label| (1..=63).contains(&label.len()));
@@ -121,6 +128,8 @@ impl Drop for Email {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn normal(text: &str) -> String {
@@ -135,6 +144,16 @@ mod tests {
         assert_eq!(normal("e\u{301}a@example.com"), normal("\u{e9}a@example.com"));
         // There is a small t with a diaeresis, U+1E97, and no capital one.
         assert_eq!(normal("T\u{308}a@example.com"), normal("\u{1e97}a@example.com"));
+    }
+
+    proptest! {
+        #[test]
+        fn an_ascii_address_has_the_form_that_unicode_gives_it(local in "[!-~]{1,64}") {
+            if let Ok(email) = Email::parse(&format!("{local}@example.com")) {
+                let form: String = normal_local(&local).chain("@example.com".chars()).collect();
+                prop_assert_eq!(email.expose_normal(), form);
+            }
+        }
     }
 
     #[test]

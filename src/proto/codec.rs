@@ -1,6 +1,6 @@
-//! Protobuf on the wire, as tonic's own codec has it, but for one thing: bytes that are no message
+//! Protobuf on the wire, as tonic's own codec has it, but for two things. Bytes that are no message
 //! of the kind are the caller's mistake, `INVALID_ARGUMENT` with the reason `INVALID_MESSAGE`, and not
-//! `INTERNAL`. The answer names message and field, and holds nothing of the value.
+//! `INTERNAL`; the answer names message and field, and holds nothing of the value. And buffers are small.
 
 use std::marker::PhantomData;
 
@@ -12,8 +12,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::ERROR_DOMAIN;
 
-/// What a message is written into and read from, in bytes: a receipt fits, and what is longer takes more.
-/// Each call has two, which tonic's own default makes eight times as large.
+/// What a message is written into and read from, in bytes: a receipt has some 700, and what is longer takes
+/// more. Each call has two, which tonic's own default makes eight times as large.
 const BUFFER: usize = 1024;
 /// Bytes of a stream's messages that are sent together at the most: tonic's own.
 const SENT_TOGETHER: usize = 32 * 1024;

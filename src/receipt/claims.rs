@@ -88,7 +88,8 @@ impl Claims {
 
     /// Reads a payload whose signature is verified.
     pub(super) fn from_json(json: &[u8]) -> Result<Self, ReceiptError> {
-        let payload: Payload<'_> = serde_json::from_slice(json).map_err(|_| ReceiptError::Claims)?;
+        let payload: Payload<'_> =
+            serde_json::from_slice(json).map_err(|_| ReceiptError::Claims)?;
         let moment = |seconds: Option<Seconds>| seconds.map(|Seconds(moment)| moment);
         Ok(Self {
             issuer: payload.iss.into_owned(),

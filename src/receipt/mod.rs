@@ -107,8 +107,8 @@ impl KeyRing {
 /// RFC 7515 §5.1, §7.1. An Ed25519 signature is the same bytes whoever makes it (RFC 8032 §5.1.6).
 fn compact(key: &Ed25519KeyPair, header: &[u8], payload: &[u8]) -> String {
     let bytes = header.len() + payload.len() + Signature::BYTE_SIZE;
-    // Four characters for three bytes, at most four of a rest, and a dot, each of three times.
-    let mut jws = String::with_capacity(bytes / 3 * 4 + 3 * 5);
+    // Four characters for three bytes, of each part up to three more for the rest, and two dots.
+    let mut jws = String::with_capacity(bytes / 3 * 4 + 3 * 3 + 2);
     BASE64_URL_SAFE_NO_PAD.encode_string(header, &mut jws);
     jws.push('.');
     BASE64_URL_SAFE_NO_PAD.encode_string(payload, &mut jws);

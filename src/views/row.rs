@@ -208,7 +208,7 @@ pub(super) const CHECKPOINT: &[u8] = b"c";
 /// The vault's epoch, as far as the log tells.
 pub(super) const EPOCH: &[u8] = b"v";
 
-/// Most keys. They fit where a longer one has its address.
+/// Most keys: none of them is too long for a [`Key`] that has no place of its own.
 fn of_id(prefix: u8, id: &[u8; 16]) -> Key {
     let mut key = [prefix; 17];
     key[1..].copy_from_slice(id);

@@ -2,6 +2,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::row::{EntriesRow, EntryRow};
+use super::store::Key;
 use super::*;
 use crate::domain::{
     Authority, Change, Counts, Email, ErasureReason, Notice, NoticeOutcome, RecipientName,
@@ -65,7 +66,7 @@ fn take<'e>(views: &Views, events: impl IntoIterator<Item = (Position, &'e Event
 }
 
 /// All there is in views.
-fn rows(views: &Views) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn rows(views: &Views) -> Vec<(Key, Vec<u8>)> {
     let recent = views.read_recent();
     let rows = recent.layers(&views.store).unwrap().range(row::ALL).collect::<Result<_, _>>();
     rows.unwrap()
@@ -395,7 +396,7 @@ fn views_with_another_row_than_comes_of_the_log_are_found() {
     };
     let put = |key: &[u8], row: Option<Vec<u8>>| {
         let mut recent = live.write_recent();
-        *recent.changes(&live.store).unwrap().bytes(key.to_vec()).unwrap() = row;
+        *recent.changes(&live.store).unwrap().bytes(key.into()).unwrap() = row;
     };
     assert!(is_same());
     let rows = rows(&live);
@@ -412,7 +413,9 @@ fn views_with_another_row_than_comes_of_the_log_are_found() {
         }
         let first = kind[0].0[0];
         let strays = [vec![first], [&[first][..], &[0xFF; 40]].concat(), vec![first + 1]];
-        for stray in strays.into_iter().filter(|stray| rows.iter().all(|(key, _)| key != stray)) {
+        for stray in
+            strays.into_iter().filter(|stray| rows.iter().all(|(key, _)| **key != stray[..]))
+        {
             put(&stray, Some(Vec::new()));
             assert!(!is_same(), "{stray:?} is there");
             put(&stray, None);

@@ -374,7 +374,7 @@ impl Running {
         match ask {
             Ask::Activate(request) => {
                 Box::pin(
-                    async move { answered(service.activate(request).await, Outcome::Activated) },
+                    async move { answered(service.activate(&request).await, Outcome::Activated) },
                 )
             }
             Ask::Deactivate(receipt) => Box::pin(async move {

@@ -159,7 +159,7 @@ pub async fn issue(server: &Service, name: &str, expires: Option<&str>) -> Licen
 pub async fn activate(server: &Service, name: &str, key: &LicenseKey) -> String {
     let (nonce, binding) = (Nonce::from_bytes(rand::random()), Binding::from_bytes(rand::random()));
     let request = Activate { email: Some(email(name)), key: key.clone(), nonce, binding };
-    server.activate(request).await.unwrap()
+    server.activate(&request).await.unwrap()
 }
 
 pub fn reason(error: &ServiceError) -> &'static str {

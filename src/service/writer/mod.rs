@@ -507,7 +507,7 @@ impl Writer {
             slots.extend(new.iter().map(|key| key.name).zip(made));
         }
         let mut keys: HashMap<KeySlot, DataKey> = HashMap::new();
-        // All at once: the system is asked for them.
+        // All at once: each ask is a call of the system.
         let mut ids = vec![RecordId::default(); events.len()];
         self.rng.fill_bytes(ids.as_flattened_mut());
         let mut records = Vec::with_capacity(events.len());
