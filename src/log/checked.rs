@@ -72,13 +72,13 @@ impl Checked {
 /// How much longer than for reading a page it waits before the next: it leaves the machine to others.
 const WAIT_FACTOR: u32 = 4;
 
-/// Reads the records again that a checkpoint is over, little by little. It returns early when it is
-/// told to end, and then has found nothing.
+/// Reads the records again that a checkpoint is over, little by little, and tells whether it came to
+/// their end. It returns early when it is told to end, and then has found nothing.
 pub fn check_again(
     log: &dyn Log,
     known: &Checkpoint,
     ended: &Receiver<()>,
-) -> Result<(), HeadError> {
+) -> Result<bool, HeadError> {
     let mut tree = CompactRange::default();
     while tree.size() < known.size {
         let begun = Instant::now();
@@ -94,10 +94,10 @@ pub fn check_again(
         }
         let pause = begun.elapsed().min(Duration::from_secs(1)) * WAIT_FACTOR;
         if ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-            return Ok(());
+            return Ok(false);
         }
     }
-    if tree.root() == known.root { Ok(()) } else { Err(HeadError::Changed(known.size)) }
+    if tree.root() == known.root { Ok(true) } else { Err(HeadError::Changed(known.size)) }
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
         };
         // What came later is for others.
         for size in [0, 1, PAGE, all.len()] {
-            check(&all, &known(&all[..size])).unwrap();
+            assert!(check(&all, &known(&all[..size])).unwrap());
         }
         let lost = check(&all[..5], &known(&all));
         assert!(matches!(lost, Err(HeadError::Lost { head: Position(5), .. })));
@@ -161,6 +161,6 @@ mod tests {
         drop(end);
         // Nothing of that size is there, which it does not come to see.
         let known = Checkpoint { size: Position(9), root: [0; 32] };
-        check_again(&log, &known, &ended).unwrap();
+        assert!(!check_again(&log, &known, &ended).unwrap());
     }
 }

@@ -36,10 +36,15 @@ impl Rereading {
             return Ok((Self { end, thread: None, has_found }, Found(found)));
         };
         let read = move || {
-            let result = check_again(log.as_ref(), &known, &ended);
-            if result.is_ok() {
-                tracing::info!(records = known.size.0, "the log was read again");
-            }
+            let result = check_again(log.as_ref(), &known, &ended).map(|is_whole| {
+                if is_whole {
+                    tracing::info!(records = known.size.0, "the log was read again");
+                } else {
+                    tracing::info!(
+                        "the log was not read to its end again; the next start begins anew"
+                    );
+                }
+            });
             found_before.store(result.is_err(), Ordering::Release);
             // Where nobody waits for it any more, it is given to who ends this.
             tell.send(result).or_else(|result| result)
