@@ -247,7 +247,7 @@ type Row = Result<(Key, Option<Vec<u8>>), ViewsError>;
 
 fn stored(row: Result<(Key, impl AsRef<[u8]>), ViewsError>) -> Row {
     // A long key of the engine's may be part of a whole block, which would stay as long as it.
-    row.map(|(key, value)| (Key::new(&key), Some(value.as_ref().to_vec())))
+    row.map(|(key, value)| (Key::from(&key[..]), Some(value.as_ref().to_vec())))
 }
 
 /// Those that are not deleted.

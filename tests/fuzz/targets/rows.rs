@@ -41,10 +41,11 @@ const MOST: u64 = 64;
 mod store {
     use super::*;
 
-    type Row<'a> = Result<(&'a [u8], &'a [u8]), ViewsError>;
+    pub type Key = Vec<u8>;
+    type Row<'a> = Result<(Key, &'a [u8]), ViewsError>;
 
     #[derive(Default)]
-    pub struct Store(pub BTreeMap<Vec<u8>, Vec<u8>>);
+    pub struct Store(pub BTreeMap<Key, Vec<u8>>);
 
     impl Store {
         pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>, ViewsError> {
@@ -58,9 +59,7 @@ mod store {
             let bounds = (range.start.to_vec(), range.end.to_vec());
             let is_empty = bounds.0 > bounds.1;
             let bounds = if is_empty { Default::default() } else { bounds };
-            self.0
-                .range(bounds.0..bounds.1)
-                .map(|(key, value)| Ok((key.as_slice(), value.as_slice())))
+            self.0.range(bounds.0..bounds.1).map(|(key, value)| Ok((key.clone(), value.as_slice())))
         }
 
         pub fn write(&self, _: &layers::Rows) -> Result<(), ViewsError> {
