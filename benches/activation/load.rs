@@ -168,7 +168,7 @@ async fn worker<C: Future<Output = Channel>>(
 
 /// The processor time that a process has used, in user and kernel mode (`proc_pid_stat(5)`,
 /// fields 14 and 15, in ticks of a hundredth of a second); zero where there is no `/proc`.
-fn cpu_time(pid: u32) -> Duration {
+pub(crate) fn cpu_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let ticks = after_name.split_whitespace().skip(11).take(2);

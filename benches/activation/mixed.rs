@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use crate::load::{endpoint, look, request};
+use crate::load::{cpu_time, endpoint, look, request};
 use crate::median;
 use crate::support::servers::{Countersign, License, command};
 
@@ -74,11 +74,42 @@ pub(crate) struct Mix {
     scenario: &'static str,
     ratio: f64,
     aim: f64,
+    /// Processor time of server and clients that a call takes, beside what it would take by what it is
+    /// compared with. What the ratio has lost besides is time in which processors are idle, or others'.
+    processor_time_ratio: f64,
+}
+
+/// What calls take.
+#[derive(Clone, Copy)]
+struct Rate {
+    per_second: f64,
+    /// Of server and clients, for a call.
+    processor_micros: f64,
+}
+
+impl Rate {
+    /// Of both taken one after the other, so many shares of the calls being the other's.
+    fn with(self, other: Self, share: f64) -> Self {
+        let mean = |of: fn(Self) -> f64| (1.0 - share) * of(self) + share * of(other);
+        Self {
+            per_second: 1.0 / mean(|rate| 1.0 / rate.per_second),
+            processor_micros: mean(|rate| rate.processor_micros),
+        }
+    }
+
+    /// Throughput, and processor time of a call, beside another's.
+    fn beside(self, other: Self) -> [f64; 2] {
+        [self.per_second / other.per_second, self.processor_micros / other.processor_micros]
+    }
 }
 
 impl fmt::Display for Mix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:40} {:.2} (aim {})", self.scenario, self.ratio, self.aim)
+        let Self { scenario, ratio, aim, processor_time_ratio } = self;
+        write!(
+            f,
+            "{scenario:40} {ratio:.2} (aim {aim}); processor time a call {processor_time_ratio:.2}"
+        )
     }
 }
 
@@ -100,44 +131,53 @@ pub(crate) async fn run(
             activations: Arc::clone(&activations),
         });
     }
-    let rate = async |staff| per_second(&workers, staff, length).await;
+    let rate = async |staff| measure(server, &workers, staff, length).await;
 
     let mut mixed = Vec::new();
     let mut beside = [(Background::Backup, Vec::new()), (Background::Sweep, Vec::new())];
     for _ in 0..rounds {
         let (apps, staff) = (rate(0.0).await, rate(1.0).await);
-        // As long as both take one after the other.
-        let expected = 1.0 / ((1.0 - STAFF) / apps + STAFF / staff);
-        mixed.push(rate(STAFF).await / expected);
+        mixed.push(rate(STAFF).await.beside(apps.with(staff, STAFF)));
         for (background, ratios) in &mut beside {
             let before = rate(0.0).await;
             let busy = beside_work(server, *background, rate(0.0)).await;
-            ratios.push(busy / f64::midpoint(before, rate(0.0).await));
+            ratios.push(busy.beside(before.with(rate(0.0).await, 0.5)));
         }
     }
-    let (scenario, ratio) = ("nine calls of apps and one of staff", median(mixed.into_iter()));
-    let mut mixes = vec![Mix { scenario, ratio, aim: 1.0 }];
+    let mut mixes = vec![Mix::new("nine calls of apps and one of staff", 1.0, &mixed)];
     for (background, ratios) in beside {
         let scenario = match background {
             Background::Backup => "apps beside backups, one after another",
             Background::Sweep => "apps beside sweeps, one after another",
         };
-        mixes.push(Mix { scenario, ratio: median(ratios.into_iter()), aim: AIM });
+        mixes.push(Mix::new(scenario, AIM, &ratios));
     }
     (mixes, activations.load(Ordering::Relaxed))
 }
 
-/// Calls a second.
+impl Mix {
+    fn new(scenario: &'static str, aim: f64, rounds: &[[f64; 2]]) -> Self {
+        let [ratio, processor_time_ratio] =
+            [0, 1].map(|of| median(rounds.iter().map(|round| round[of])));
+        Self { scenario, ratio, aim, processor_time_ratio }
+    }
+}
+
 #[allow(clippy::cast_precision_loss)] // far below 2^52
-async fn per_second(workers: &[Worker], staff: f64, length: Duration) -> f64 {
-    let (start, mut running) = (Instant::now(), JoinSet::new());
+async fn measure(server: &Countersign, workers: &[Worker], staff: f64, length: Duration) -> Rate {
+    let cpu = || cpu_time(server.server.pid) + cpu_time(std::process::id());
+    let (start, cpu_before, mut running) = (Instant::now(), cpu(), JoinSet::new());
     for worker in workers {
         for _ in 0..IN_FLIGHT {
             running.spawn(worker.clone().run(staff, start + length));
         }
     }
     let calls: u64 = running.join_all().await.into_iter().sum();
-    calls as f64 / start.elapsed().as_secs_f64()
+    let (elapsed, cpu) = (start.elapsed(), cpu().saturating_sub(cpu_before));
+    Rate {
+        per_second: calls as f64 / elapsed.as_secs_f64(),
+        processor_micros: cpu.as_secs_f64() * 1e6 / calls as f64,
+    }
 }
 
 /// The load's figure, while the background's work is done over and over.
