@@ -344,6 +344,7 @@ fn report(scenarios: &[Compared], open: &[OpenLoop], mixes: &[Mix], sync: f64, i
         }
         if let (Scenario::Warm { connections: 1, .. }, [(_, floor), .., (_, of)]) =
             (scenario, figures.as_slice())
+            && !is_of_tree
         {
             let ratio = of.p50_us / (floor.p50_us + sync);
             println!("  p50 is {ratio:.2} of the floor's and a sync together (aim {AIM_ALONE})");
