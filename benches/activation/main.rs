@@ -54,7 +54,7 @@ const NEVER: u64 = 24 * 60 * 60;
 /// The scenarios, and the share of the floor that is aimed at.
 const SCENARIOS: [(Scenario, Option<f64>); 5] = [
     (Scenario::Warm { connections: 1, in_flight: 1 }, None),
-    (Scenario::Warm { connections: 8, in_flight: 16 }, Some(0.85)),
+    (PEAK, Some(0.85)),
     (Scenario::Warm { connections: 32, in_flight: 16 }, Some(0.85)),
     (Scenario::NewConnections { workers: 16 }, Some(0.95)),
     (Scenario::NewConnections { workers: 64 }, Some(0.95)),
@@ -145,7 +145,7 @@ async fn run(options: &Options) -> Option<String> {
     let mut open = Vec::new();
     if !options.tree {
         for factor in OPEN_LOOPS {
-            let offered = OpenLoop::run("", factor, &countersign, &licenses, length).await;
+            let offered = OpenLoop::run(None, factor, &countersign, &licenses, length).await;
             acknowledged += offered.acknowledged;
             open.push(offered);
         }
@@ -153,7 +153,8 @@ async fn run(options: &Options) -> Option<String> {
         let config = format!("[storage]\nqueue = {SHORT_QUEUE}");
         let short = configured(&directory, Some(&config));
         let licenses = crate::licenses(&short).await;
-        let offered = OpenLoop::run(", with a short queue", 4.0, &short, &licenses, length).await;
+        let queue = Some(SHORT_QUEUE);
+        let offered = OpenLoop::run(queue, 4.0, &short, &licenses, length).await;
         let mismatch = mismatch(&short, &licenses, offered.acknowledged).await;
         if mismatch.is_some() {
             return mismatch;
@@ -179,7 +180,8 @@ async fn mismatch(server: &Countersign, licenses: &[License], acknowledged: u64)
 
 /// An open loop, and what the server got through before and after it.
 struct OpenLoop {
-    name: &'static str,
+    /// How many requests may wait for the writer; `None`: as by default.
+    queue: Option<u32>,
     factor: f64,
     /// Calls a second.
     peak: f64,
@@ -189,7 +191,7 @@ struct OpenLoop {
 
 impl OpenLoop {
     async fn run(
-        name: &'static str,
+        queue: Option<u32>,
         factor: f64,
         server: &Countersign,
         licenses: &[License],
@@ -204,7 +206,7 @@ impl OpenLoop {
         load::settled(&server.server).await;
         let peak = f64::midpoint(before.calls_per_second(), after.calls_per_second());
         let acknowledged = before.calls + outcome.calls() + after.calls;
-        Self { name, factor, peak, outcome, acknowledged }
+        Self { queue, factor, peak, outcome, acknowledged }
     }
 
     /// How much of the peak was carried out.
@@ -355,13 +357,14 @@ fn report(scenarios: &[Compared], open: &[OpenLoop], mixes: &[Mix], sync: f64, i
     }
     let mut loops = Vec::new();
     for offered in open {
-        let OpenLoop { name, factor, outcome, .. } = offered;
+        let OpenLoop { queue, factor, outcome, .. } = offered;
+        let of = queue.map_or_else(String::new, |queue| format!(", with a queue of {queue}"));
         let share = offered.share();
         println!(
-            "\nopen loop at {factor} of 8 x 16{name}: {share:.2} of its throughput\n  {outcome}"
+            "\nopen loop at {factor} of 8 x 16{of}: {share:.2} of its throughput\n  {outcome}"
         );
         loops.push(json!({
-            "offered": factor, "queue": name, "carried_out": share, "outcome": outcome.to_json(),
+            "offered": factor, "queue": queue, "carried_out": share, "outcome": outcome.to_json(),
         }));
     }
     if !mixes.is_empty() {
