@@ -9,10 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use aes_gcm::Aes256Gcm;
+use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use countersign::domain::{ActivationId, Binding, Email, Event, LicenseKey, Nonce, Position};
 use countersign::log::record::{self, Header};
 use countersign::log::sled::SledLog;
@@ -202,14 +202,14 @@ fn master_keys(evidence: &Evidence) -> Vec<[u8; 32]> {
 }
 
 /// What a slot of a vault's file holds, as its documentation says, under this master key.
-fn open_slot(cipher: &XChaCha20Poly1305, number: usize, slot: &[u8]) -> Option<Vec<u8>> {
+fn open_slot(cipher: &Aes256Gcm, number: usize, slot: &[u8]) -> Option<Vec<u8>> {
     let mut associated = u32::try_from(number).unwrap().to_be_bytes().to_vec();
     associated.extend_from_slice(&slot[2..6]);
     associated.push(slot[0]);
-    associated.extend_from_slice(&slot[115..123]);
-    let mut plaintext = slot[32..99].to_vec();
-    let nonce = XNonce::try_from(&slot[8..32]).unwrap();
-    let tag = slot[99..115].try_into().unwrap();
+    associated.extend_from_slice(&slot[103..111]);
+    let mut plaintext = slot[20..87].to_vec();
+    let nonce = slot[8..20].try_into().unwrap();
+    let tag = slot[87..103].try_into().unwrap();
     cipher
         .decrypt_inout_detached(&nonce, &associated, plaintext.as_mut_slice().into(), &tag)
         .ok()
@@ -224,7 +224,7 @@ fn open_vaults(evidence: &Evidence, master_keys: &[[u8; 32]]) -> Vec<Vec<u8>> {
             continue;
         }
         for key in master_keys {
-            let cipher = XChaCha20Poly1305::new(key.into());
+            let cipher = Aes256Gcm::new(key.into());
             for (number, slot) in bytes.chunks_exact(128).enumerate() {
                 opened.extend(open_slot(&cipher, number, slot));
             }
@@ -526,9 +526,8 @@ async fn an_attacker_finds_nothing_of_who_was_erased_and_everyone_else() {
         assert!(windows.len() > 10_000, "{}", windows.len());
         assert_eq!(brute_force(&windows, &erased_headers), [], "{moment}");
         let old_vault = old_vault(&before);
-        let opens = |key: &[u8; 32]| {
-            open_slot(&XChaCha20Poly1305::new(key.into()), 0, &old_vault[..128]).is_some()
-        };
+        let opens =
+            |key: &[u8; 32]| open_slot(&Aes256Gcm::new(key.into()), 0, &old_vault[..128]).is_some();
         assert!(!windows.iter().any(opens), "{moment}");
     };
     search("after a kill", true);

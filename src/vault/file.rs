@@ -87,7 +87,7 @@ impl FileVault {
     ) -> Result<(), VaultError> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let content = Content::TagKey(DataKey::generate(rng));
-        let slot = Wrap::new(master).seal(TAG_KEY_SLOT, &content, rng)?;
+        let slot = Wrap::new(master)?.seal(TAG_KEY_SLOT, &content, rng)?;
         file.set_len(u64::from(CHUNK_SLOTS) * SLOT_BYTES as u64)?;
         file.write_all_at(&slot, 0)?;
         file.sync_all()?;
@@ -122,7 +122,7 @@ impl FileVault {
         if vault < entries.epoch {
             return Err(VaultError::Outdated { vault, ledger: entries.epoch });
         }
-        let wrap = Wrap::new(&places.master_key.resolve(vault)?);
+        let wrap = Wrap::new(&places.master_key.resolve(vault)?)?;
         // The bytes are those that were written, so it is the key that is not.
         let Ok(Some(Content::TagKey(tag_key))) = wrap.open(TAG_KEY_SLOT, first) else {
             return Err(VaultError::WrongMasterKey);
@@ -425,7 +425,7 @@ impl Vault for FileVault {
         }
         let mut ledger = self.changing();
         let next = MasterKey::of_epoch(self.epoch().checked_add(1).ok_or(VaultError::Full)?, rng);
-        let wrap = Wrap::new(&next);
+        let wrap = Wrap::new(&next)?;
         // Until the vault is exchanged, what is there of the next epoch is removed at the next start.
         let mut prepare = || {
             master_key.stage(&next)?;

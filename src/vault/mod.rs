@@ -160,7 +160,8 @@ pub enum VaultError {
     Gone(PathBuf),
     /// The file is no vault.
     #[error(
-        "the vault's file is no vault, is cut short, or its slot 0 is damaged; restore it from a backup"
+        "the vault's file is no vault of this version, is cut short, or its slot 0 is damaged; restore it \
+         from a backup"
     )]
     Foreign,
     /// A slot's bytes changed.

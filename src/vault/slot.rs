@@ -3,22 +3,25 @@
 //! ```text
 //! offset  bytes                                        plaintext, 67 bytes
 //!      0      1  state: 0 free, 1 live, 2 destroyed         0   1  kind of name
-//!      1      1  version, 1                                 1   2  year, or 0
+//!      1      1  version, 2                                 1   2  year, or 0
 //!      2      4  epoch                                      3  16  owner
 //!      6      2  zero                                      19  32  data key
-//!      8     24  nonce                                     51  16  lookup tag, or zero
-//!     32     83  sealed plaintext
-//!    115      8  the log's head when the key was made
-//!    123      1  zero
+//!      8     12  nonce                                     51  16  lookup tag, or zero
+//!     20     83  sealed plaintext
+//!    103      8  the log's head when the key was made
+//!    111     13  zero
 //!    124      4  CRC-32C of all before it
 //! ```
 //!
-//! Numbers are big-endian. The plaintext is sealed with XChaCha20-Poly1305 under the master key of
-//! the epoch; slot number, epoch, state and head are its associated data, so that no slot passes for
-//! another. A free slot is 128 zeros. The plaintext of a destroyed slot is a fingerprint of its key and
-//! zeros, and so is its head.
+//! Numbers are big-endian. The plaintext is sealed with AES-256-GCM under the master key of the epoch, which
+//! every start asks of every slot: it is the cipher that processors have instructions for. The nonce is
+//! random. Slot number, epoch, state and head are its associated data, so that no slot passes for another.
+//! A free slot is 128 zeros. The plaintext of a destroyed slot is a fingerprint of its key and zeros, and so
+//! is its head.
 //!
 //! A slot lies within one 512-byte sector, which a disk writes whole or not at all.
+
+use std::ops::Range;
 
 use rand::CryptoRng;
 use zeroize::Zeroizing;
@@ -27,17 +30,18 @@ use super::master::MasterKey;
 use super::{Fingerprint, KeyName, NewKey, VaultError};
 use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
-use crate::seal::cipher::ExtendedKey;
+use crate::seal::cipher::{NONCE_BYTES, WrappingKey};
 use crate::seal::{DataKey, LookupTag, TAG_BYTES};
 
 /// The length of a slot.
 pub(super) const SLOT_BYTES: usize = 128;
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 pub(super) const LIVE: u8 = 1;
 const DESTROYED: u8 = 2;
-const SEALED: std::ops::Range<usize> = 32..32 + PLAINTEXT_BYTES + TAG_BYTES;
+const NONCE: Range<usize> = 8..8 + NONCE_BYTES;
+const SEALED: Range<usize> = NONCE.end..NONCE.end + PLAINTEXT_BYTES + TAG_BYTES;
 const PLAINTEXT_BYTES: usize = 67;
-const HEAD: std::ops::Range<usize> = 115..123;
+const HEAD: Range<usize> = SEALED.end..SEALED.end + 8;
 const CHECKSUM_AT: usize = SLOT_BYTES - 4;
 
 pub(super) type Slot = [u8; SLOT_BYTES];
@@ -54,13 +58,14 @@ pub(super) enum Content {
 
 /// The master key, ready to seal and open slots.
 pub(super) struct Wrap {
-    key: ExtendedKey,
+    key: WrappingKey,
     pub(super) epoch: u32,
 }
 
 impl Wrap {
-    pub(super) fn new(master: &MasterKey) -> Self {
-        Self { key: ExtendedKey::new(&master.key), epoch: master.epoch }
+    pub(super) fn new(master: &MasterKey) -> Result<Self, VaultError> {
+        let key = WrappingKey::new(&master.key).map_err(|_| VaultError::WrongMasterKey)?;
+        Ok(Self { key, epoch: master.epoch })
     }
 
     pub(super) fn seal(
@@ -75,10 +80,10 @@ impl Wrap {
         slot[1] = VERSION;
         slot[2..6].copy_from_slice(&self.epoch.to_be_bytes());
         slot[HEAD].copy_from_slice(&content.head().0.to_be_bytes());
-        rng.fill_bytes(&mut slot[8..32]);
+        rng.fill_bytes(&mut slot[NONCE]);
         let tag = self
             .key
-            .seal(&nonce(&slot), &associated(number, &slot), plaintext.as_mut_slice())
+            .seal(nonce(&slot), &associated(number, &slot), plaintext.as_mut_slice())
             .map_err(|_| VaultError::Damaged(number))?;
         slot[SEALED][..PLAINTEXT_BYTES].copy_from_slice(plaintext.as_ref());
         slot[SEALED][PLAINTEXT_BYTES..].copy_from_slice(&tag);
@@ -120,7 +125,7 @@ impl Wrap {
         let damaged = VaultError::Damaged(number);
         let Some((sealed, tag)) = slot[SEALED].split_last_chunk() else { return Err(damaged) };
         let (nonce, associated) = (nonce(slot), associated(number, slot));
-        let opened = self.key.open(&nonce, &associated, sealed, tag, plaintext.as_mut_slice());
+        let opened = self.key.open(nonce, &associated, sealed, tag, plaintext.as_mut_slice());
         if opened.is_err() {
             return Err(damaged);
         }
@@ -186,9 +191,9 @@ pub(super) fn is_whole(slot: &Slot) -> bool {
     crc32c::crc32c(&slot[..CHECKSUM_AT]).to_be_bytes() == slot[CHECKSUM_AT..]
 }
 
-fn nonce(slot: &Slot) -> [u8; 24] {
-    let mut nonce = [0; 24];
-    nonce.copy_from_slice(&slot[8..32]);
+fn nonce(slot: &Slot) -> [u8; NONCE_BYTES] {
+    let mut nonce = [0; NONCE_BYTES];
+    nonce.copy_from_slice(&slot[NONCE]);
     nonce
 }
 

@@ -203,7 +203,7 @@ fn a_destroyed_key_is_gone_and_known_to_be() {
         assert_eq!(vault.state(KeySlot(900)), SlotState::Free);
         assert!(matches!(vault.key(KeySlot(900)), Err(VaultError::Missing(_))));
     }
-    let wrap = Wrap::new(&KeyFile::file(&place.key_path).resolve(1).unwrap());
+    let wrap = Wrap::new(&KeyFile::file(&place.key_path).resolve(1).unwrap()).unwrap();
     let bytes = fs::read(&place.path).unwrap();
     let (all, _) = bytes.as_chunks::<SLOT_BYTES>();
     for (slot, secret) in slots.iter().zip(secrets) {
