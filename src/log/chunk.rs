@@ -12,8 +12,9 @@ pub(super) const COMMIT: u8 = 0xA5;
 pub(super) const MORE: u8 = 0x5A;
 
 /// How long a chunk may get. sled moves what is longer than 128 KiB into files that it never syncs, and
-/// up to 17 chunks go into one node, which it writes as a whole.
-pub(super) const CHUNK_BYTES: usize = 4096;
+/// up to 17 chunks go into one node, which it writes and reads as a whole: longer ones make appends of hundreds
+/// of records a little cheaper, and each look at one record of a long log dearer.
+pub(super) const CHUNK_BYTES: usize = 2048;
 
 /// A record's length stands before it.
 type Length = u16;
