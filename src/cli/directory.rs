@@ -330,21 +330,22 @@ impl Directory {
         let (slots, mut unknown) = (vault.slots_used(), None);
         let mut check = |before: Option<&Checked>| {
             let tree = before.map_or_else(CompactRange::default, |before| before.tree.clone());
-            let counts = SlotCounts::from(before.map_or_else(Vec::new, |of| of.counts.clone()));
+            let mut counts = before.map_or_else(Vec::new, |before| before.counts.clone());
+            // A vault that is older than the check has fewer slots: those of which it has no key are looked for below.
+            counts.resize(counts.len().max(slots as usize + 1), 0);
             let vault = &vault;
             let open = move |first, records: &[Vec<u8>]| open(vault, first, records);
             let tree = head::check(&log, &known, tree, open, |headers, opened| {
                 for header in headers {
-                    if header.slot.0 > slots {
-                        unknown.get_or_insert(header.slot);
-                    } else {
-                        counts.add(header.slot);
+                    match counts.get_mut(header.slot.0 as usize) {
+                        Some(count) => *count += 1,
+                        None => drop(unknown.get_or_insert(header.slot)),
                     }
                 }
                 let done = headers.last().map_or(end, |header| header.position.plus(1));
                 each(opened, done, end);
             })?;
-            Ok::<_, HeadError>((tree, counts))
+            Ok::<_, HeadError>((tree, SlotCounts::from(counts)))
         };
         // What was checked before may be of another log: one that was restored, or put back by hand.
         let going_on = before.and_then(|before| {
