@@ -23,7 +23,7 @@ use crate::domain::{Actor, ActorTag, Email, LicenseKey, NORMALISER_VERSION, Requ
 
 const RECORD_INFO: &[u8] = b"countersign/record/v1";
 
-/// Poly1305's tag.
+/// The length of a tag, of both ciphers.
 pub const TAG_BYTES: usize = 16;
 
 /// The lengths that plaintexts are padded to, so that a record's length tells little of its
@@ -247,6 +247,8 @@ mod tests {
         fn overwritten<T: zeroize::ZeroizeOnDrop>() {}
         fn holds<T: zeroize::ZeroizeOnDrop>(_: &T) {}
         overwritten::<Zeroizing<[u8; 32]>>();
+        // What `rand::rng()` is made of.
+        overwritten::<chacha20::ChaChaCore<chacha20::R12, chacha20::variants::Legacy>>();
         overwritten::<ed25519_dalek::SigningKey>();
         overwritten::<x25519_dalek::StaticSecret>();
         let data = key(1);

@@ -19,7 +19,7 @@ use rand::CryptoRng;
 use super::index::Index;
 use super::ledger::{self, Entries, Ledger};
 use super::master::{KeyFile, MasterKey, sync_parent};
-use super::slot::{Content, Found, LIVE, SLOT_BYTES, Slot, VERSION, Wrap, epoch, is_whole};
+use super::slot::{Content, Found, SLOT_BYTES, Slot, Wrap, check_first, epoch};
 use super::{Fingerprint, KeyName, NewKey, SlotState, Vault, VaultError, fingerprint};
 use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::durability::reread_from_disk;
@@ -112,12 +112,7 @@ impl FileVault {
         let [first] = &read_slots(&file, TAG_KEY_SLOT.0, 1)?[..] else {
             return Err(VaultError::Foreign);
         };
-        if first[0] != LIVE || first[1] != VERSION {
-            return Err(VaultError::Foreign);
-        }
-        if !is_whole(first) {
-            return Err(VaultError::Damaged(TAG_KEY_SLOT));
-        }
+        check_first(first)?;
         let vault = epoch(first);
         if vault < entries.epoch {
             return Err(VaultError::Outdated { vault, ledger: entries.epoch });
@@ -425,13 +420,14 @@ impl Vault for FileVault {
         }
         let mut ledger = self.changing();
         let next = MasterKey::of_epoch(self.epoch().checked_add(1).ok_or(VaultError::Full)?, rng);
-        let wrap = Wrap::new(&next)?;
+        let not_moved = |error| VaultError::NotMoved(Box::new(error));
+        let wrap = Wrap::new(&next).map_err(not_moved)?;
         // Until the vault is exchanged, what is there of the next epoch is removed at the next start.
         let mut prepare = || {
             master_key.stage(&next)?;
             self.read().rewrap(&wrap, &staged(vault), rng)
         };
-        let file = prepare().map_err(|error| VaultError::NotMoved(Box::new(error)))?;
+        let file = prepare().map_err(not_moved)?;
         fs::rename(staged(vault), vault)?;
         sync_parent(vault)?;
         master_key.commit()?;

@@ -22,6 +22,7 @@ use crate::log::record::KeySlot;
 use crate::seal::{DataKey, LookupTag, TagKey};
 use ledger::LedgerError;
 use master::MasterKeyError;
+use slot::VERSION;
 
 /// What a data key seals: one data category of one owner, by calendar year where it grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -160,10 +161,16 @@ pub enum VaultError {
     Gone(PathBuf),
     /// The file is no vault.
     #[error(
-        "the vault's file is no vault of this version, is cut short, or its slot 0 is damaged; restore it \
-         from a backup"
+        "the vault's file is no vault, is cut short, or slot 0 of the vault is damaged; restore it from a \
+         backup"
     )]
     Foreign,
+    /// The vault is of a format that an earlier or later build writes.
+    #[error(
+        "the vault is of format {0}, and this build reads format {VERSION}: go on with the build that wrote \
+         it; nothing was changed"
+    )]
+    OtherFormat(u8),
     /// A slot's bytes changed.
     #[error("slot {} of the vault is damaged; restore the vault from a backup", .0.0)]
     Damaged(KeySlot),

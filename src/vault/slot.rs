@@ -15,12 +15,13 @@
 //!
 //! Numbers are big-endian. The plaintext is sealed with AES-256-GCM under the master key of the epoch, which
 //! every start asks of every slot: it is the cipher that processors have instructions for. The nonce is
-//! random. Slot number, epoch, state and head are its associated data, so that no slot passes for another.
+//! random; within an epoch a slot is sealed twice at most, live and as a tombstone. Slot number, epoch, state and head are its associated data, so that no slot passes for another.
 //! A free slot is 128 zeros. The plaintext of a destroyed slot is a fingerprint of its key and zeros, and so
 //! is its head.
 //!
 //! A slot lies within one 512-byte sector, which a disk writes whole or not at all.
 
+use std::io;
 use std::ops::Range;
 
 use rand::CryptoRng;
@@ -64,7 +65,9 @@ pub(super) struct Wrap {
 
 impl Wrap {
     pub(super) fn new(master: &MasterKey) -> Result<Self, VaultError> {
-        let key = WrappingKey::new(&master.key).map_err(|_| VaultError::WrongMasterKey)?;
+        // It takes any 32 bytes, where there is memory.
+        let key = WrappingKey::new(&master.key)
+            .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         Ok(Self { key, epoch: master.epoch })
     }
 
@@ -185,6 +188,16 @@ impl NewKey {
 
 /// What is in a slot; `None`: it is free.
 pub(super) type Opened = Result<Option<Found>, VaultError>;
+
+/// Whether a vault may begin with this slot.
+pub(super) fn check_first(slot: &Slot) -> Result<(), VaultError> {
+    match (slot[0], slot[1], is_whole(slot)) {
+        (LIVE, VERSION, true) => Ok(()),
+        (LIVE, VERSION, false) => Err(VaultError::Damaged(KeySlot(0))),
+        (LIVE, other, true) => Err(VaultError::OtherFormat(other)),
+        _ => Err(VaultError::Foreign),
+    }
+}
 
 /// Whether the bytes are those that were written.
 pub(super) fn is_whole(slot: &Slot) -> bool {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use super::super::slot::{SLOT_BYTES, epoch, is_whole};
+use super::super::slot::{SLOT_BYTES, VERSION, check_first, epoch, is_whole};
 use super::{FileVault, TAG_KEY_SLOT, offset};
 use crate::log::record::KeySlot;
 use crate::vault::VaultError;
@@ -74,16 +74,18 @@ impl FileVault {
     }
 }
 
-/// Looks at a copy without its key: every slot's checksum, and that all are of one epoch.
+/// Looks at a copy without its key: every slot's checksum, and that all are of this format and of one epoch.
 pub fn inspect(path: &Path) -> Result<(u32, u32), VaultError> {
     let mut bytes = Vec::new();
     File::open(path)?.read_to_end(&mut bytes)?;
     let (slots, _) = bytes.as_chunks::<SLOT_BYTES>();
-    let of_first = slots.first().map(epoch).ok_or(VaultError::Foreign)?;
+    let first = slots.first().ok_or(VaultError::Foreign)?;
+    check_first(first)?;
+    let of_first = epoch(first);
     let mut used = 0;
     for (number, slot) in (TAG_KEY_SLOT.0..).zip(slots) {
         let is_free = slot.iter().all(|&byte| byte == 0);
-        if !is_free && (!is_whole(slot) || epoch(slot) != of_first) {
+        if !is_free && (!is_whole(slot) || slot[1] != VERSION || epoch(slot) != of_first) {
             return Err(VaultError::Damaged(KeySlot(number)));
         }
         if !is_free {

@@ -147,6 +147,29 @@ fn a_foreign_or_empty_file_is_no_vault() {
 }
 
 #[test]
+fn a_vault_of_another_format_is_told_from_a_damaged_one() {
+    let place = Place::new();
+    place.open().unwrap().create(&[identity(1)], Position::ZERO, &mut rand::rng()).unwrap();
+    let whole = fs::read(&place.path).unwrap();
+    let write_with_version = |slot: usize, version| {
+        let mut changed = whole.clone();
+        let bytes = &mut changed[slot * SLOT_BYTES..][..SLOT_BYTES];
+        bytes[1] = version;
+        let checksum = crc32c::crc32c(&bytes[..SLOT_BYTES - 4]);
+        bytes[SLOT_BYTES - 4..].copy_from_slice(&checksum.to_be_bytes());
+        fs::write(&place.path, changed).unwrap();
+    };
+    write_with_version(0, 1);
+    assert!(matches!(place.open(), Err(VaultError::OtherFormat(1))));
+    assert!(matches!(inspect(&place.path), Err(VaultError::OtherFormat(1))));
+    write_with_version(1, 1);
+    assert!(matches!(place.open(), Err(VaultError::Damaged(KeySlot(1)))));
+    assert!(matches!(inspect(&place.path), Err(VaultError::Damaged(KeySlot(1)))));
+    write_with_version(1, 2);
+    assert!(place.open().is_ok() && inspect(&place.path).is_ok());
+}
+
+#[test]
 fn a_slot_copied_elsewhere_does_not_open() {
     let place = Place::new();
     place
