@@ -80,8 +80,7 @@ pub(crate) async fn run(
         }
         Scenario::NewConnections { .. } => Vec::new(),
     };
-    let cpu = || [server.pid, std::process::id()].map(cpu_time);
-    let (start, cpu_before) = (Instant::now(), cpu());
+    let (start, cpu) = (Instant::now(), cpu_from_now(server));
     let end = start + length;
     match scenario {
         Scenario::Warm { in_flight, .. } => {
@@ -108,9 +107,7 @@ pub(crate) async fn run(
     while let Some(worker) = workers.join_next().await {
         latency.add(worker.unwrap()).unwrap();
     }
-    let cpu_after = cpu();
-    let cpu = [0, 1].map(|i| cpu_after[i].saturating_sub(cpu_before[i]));
-    Measured { calls: latency.len(), elapsed: start.elapsed(), latency, cpu }
+    Measured { calls: latency.len(), elapsed: start.elapsed(), latency, cpu: cpu() }
 }
 
 /// Waits until a server has nothing to do any more: what it puts off is not to be at the next one's cost.
@@ -166,9 +163,16 @@ async fn worker<C: Future<Output = Channel>>(
     latency
 }
 
+/// The processor time that a server and this process use from now on.
+pub(crate) fn cpu_from_now(server: &Server) -> impl Fn() -> [Duration; 2] + use<> {
+    let processes = [server.pid, std::process::id()];
+    let before = processes.map(cpu_time);
+    move || [0, 1].map(|i| cpu_time(processes[i]).saturating_sub(before[i]))
+}
+
 /// The processor time that a process has used, in user and kernel mode (`proc_pid_stat(5)`,
 /// fields 14 and 15, in ticks of a hundredth of a second); zero where there is no `/proc`.
-pub(crate) fn cpu_time(pid: u32) -> Duration {
+fn cpu_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let ticks = after_name.split_whitespace().skip(11).take(2);

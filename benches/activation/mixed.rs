@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use crate::load::{cpu_time, endpoint, look, request};
+use crate::load::{cpu_from_now, endpoint, look, request};
 use crate::median;
 use crate::support::servers::{Countersign, License, command};
 
@@ -165,15 +165,15 @@ impl Mix {
 
 #[allow(clippy::cast_precision_loss)] // far below 2^52
 async fn measure(server: &Countersign, workers: &[Worker], staff: f64, length: Duration) -> Rate {
-    let cpu = || cpu_time(server.server.pid) + cpu_time(std::process::id());
-    let (start, cpu_before, mut running) = (Instant::now(), cpu(), JoinSet::new());
+    let cpu = cpu_from_now(&server.server);
+    let (start, mut running) = (Instant::now(), JoinSet::new());
     for worker in workers {
         for _ in 0..IN_FLIGHT {
             running.spawn(worker.clone().run(staff, start + length));
         }
     }
     let calls: u64 = running.join_all().await.into_iter().sum();
-    let (elapsed, cpu) = (start.elapsed(), cpu().saturating_sub(cpu_before));
+    let (elapsed, cpu) = (start.elapsed(), cpu().into_iter().sum::<Duration>());
     Rate {
         per_second: calls as f64 / elapsed.as_secs_f64(),
         processor_micros: cpu.as_secs_f64() * 1e6 / calls as f64,

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::load::{endpoint, request};
+use crate::load::{cpu_from_now, endpoint, request};
 use crate::support::servers::{Countersign, License};
 use crate::support::{micros, nanos, new_histogram};
 
@@ -31,6 +31,8 @@ pub(crate) struct Outcome {
     refused: Histogram<u64>,
     /// What the server's own clock says of them.
     in_server: [Within; 2],
+    /// Processor time, of the server and of this process.
+    cpu: [Duration; 2],
 }
 
 /// The calls of one kind, by how long the server had them.
@@ -84,10 +86,12 @@ impl Outcome {
         let [accepted, refused] = [&self.accepted, &self.refused]
             .map(|of| [0.5, 0.99].map(|quantile| micros(of.value_at_quantile(quantile))));
         let [accepted_in_server, refused_in_server] = self.in_server.each_ref().map(Within::p99_ms);
+        let [server, client] = self.cpu.map(|cpu| cpu.as_secs_f64());
         json!({
             "due_per_second": self.rate, "accepted_per_second": self.accepted_per_second(),
             "refused": self.refused.len(), "accepted_p50_p99_us": accepted, "refused_p50_p99_us": refused,
             "accepted_p99_in_server_ms": accepted_in_server, "refused_p99_in_server_ms": refused_in_server,
+            "seconds": self.elapsed.as_secs_f64(), "server_cpu_seconds": server, "client_cpu_seconds": client,
         })
     }
 }
@@ -100,6 +104,12 @@ impl fmt::Display for Outcome {
             self.rate,
             self.accepted_per_second(),
             self.refused.len(),
+        )?;
+        let [server, client] = self.cpu.map(|cpu| cpu.as_secs_f64());
+        write!(
+            f,
+            "\n  in {:.1} s; processor time: server {server:.1} s, client {client:.1} s",
+            self.elapsed.as_secs_f64()
         )?;
         for ((name, of), within) in [("carried out", &self.accepted), ("refused", &self.refused)]
             .into_iter()
@@ -136,7 +146,7 @@ pub(crate) async fn run(
         channels.push(endpoint(address, &ca).connect().await.unwrap());
     }
     let mut calls = JoinSet::new();
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_from_now(&server.server));
     let mut channel = channels.iter().cycle();
     let mut begun = 0;
     while start.elapsed() < length {
@@ -154,11 +164,11 @@ pub(crate) async fn run(
         let of = if is_accepted { &mut accepted } else { &mut refused };
         of.saturating_record(nanos(latency));
     }
-    let elapsed = start.elapsed();
+    let (elapsed, cpu) = (start.elapsed(), cpu());
     let [of_accepted, of_refused] = &before;
     let [accepted_after, refused_after] = in_server();
     let in_server = [accepted_after.since(of_accepted), refused_after.since(of_refused)];
-    Outcome { rate, elapsed, accepted, refused, in_server }
+    Outcome { rate, elapsed, accepted, refused, in_server, cpu }
 }
 
 /// Whether it was carried out, and how long after it was due it was answered.
