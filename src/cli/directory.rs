@@ -331,7 +331,7 @@ impl Directory {
         let mut check = |before: Option<&Checked>| {
             let tree = before.map_or_else(CompactRange::default, |before| before.tree.clone());
             let mut counts = before.map_or_else(Vec::new, |before| before.counts.clone());
-            // A vault that is older than the check has fewer slots: those of which it has no key are looked for below.
+            // A vault that is older than the check has fewer. Those that it lacks are found below.
             counts.resize(counts.len().max(slots as usize + 1), 0);
             let vault = &vault;
             let open = move |first, records: &[Vec<u8>]| open(vault, first, records);

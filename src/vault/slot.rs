@@ -15,9 +15,9 @@
 //!
 //! Numbers are big-endian. The plaintext is sealed with AES-256-GCM under the master key of the epoch, which
 //! every start asks of every slot: it is the cipher that processors have instructions for. The nonce is
-//! random; within an epoch a slot is sealed twice at most, live and as a tombstone. Slot number, epoch, state and head are its associated data, so that no slot passes for another.
-//! A free slot is 128 zeros. The plaintext of a destroyed slot is a fingerprint of its key and zeros, and so
-//! is its head.
+//! random; within an epoch a slot is sealed twice at most, live and as a tombstone. Slot number, epoch,
+//! state and head are associated data, so that no slot passes for another. A free slot is 128 zeros. The
+//! plaintext of a destroyed slot is a fingerprint of its key and zeros, and so is its head.
 //!
 //! A slot lies within one 512-byte sector, which a disk writes whole or not at all.
 
