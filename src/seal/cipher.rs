@@ -3,7 +3,7 @@
 //! takes. AWS-LC overwrites its keys when they are dropped.
 
 use aws_lc_rs::aead::{
-    AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
 };
 use zeroize::Zeroizing;
 
@@ -19,14 +19,14 @@ pub(crate) const NONCE_BYTES: usize = NONCE_LEN;
 /// The nonce of a key that seals one thing.
 pub(super) const ONCE: [u8; NONCE_BYTES] = [0; NONCE_BYTES];
 
-/// Encrypts in place; the tag.
+/// Encrypts in place under a key of its own; the tag.
 pub(super) fn seal(
     key: &[u8; 32],
     nonce: [u8; NONCE_BYTES],
     associated: &[u8],
     buffer: &mut [u8],
 ) -> Result<[u8; TAG_BYTES], Refused> {
-    seal_with(&chacha(key)?, nonce, associated, buffer)
+    Cipher::new(&CHACHA20_POLY1305, key)?.seal(nonce, associated, buffer)
 }
 
 /// Decrypts.
@@ -38,47 +38,22 @@ pub(super) fn open(
     tag: &[u8; TAG_BYTES],
 ) -> Result<Zeroizing<Vec<u8>>, Refused> {
     let mut plaintext = Zeroizing::new(vec![0; sealed.len()]);
-    open_with(&chacha(key)?, nonce, associated, sealed, tag, &mut plaintext)?;
+    Cipher::new(&CHACHA20_POLY1305, key)?.open(nonce, associated, sealed, tag, &mut plaintext)?;
     Ok(plaintext)
 }
 
-fn chacha(key: &[u8; 32]) -> Result<LessSafeKey, Refused> {
-    Ok(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).map_err(|_| Refused)?))
-}
+/// A cipher with its key, ready for use.
+pub(crate) struct Cipher(LessSafeKey);
 
-fn seal_with(
-    key: &LessSafeKey,
-    nonce: [u8; NONCE_BYTES],
-    associated: &[u8],
-    buffer: &mut [u8],
-) -> Result<[u8; TAG_BYTES], Refused> {
-    let nonce = Nonce::assume_unique_for_key(nonce);
-    let tag = key.seal_in_place_separate_tag(nonce, Aad::from(associated), buffer);
-    tag.map_err(|_| Refused)?.as_ref().try_into().map_err(|_| Refused)
-}
+impl Cipher {
+    /// AES-256-GCM (NIST SP 800-38D), for a key that seals many things under nonces that are random, of
+    /// which it bears 2^32 (§8.3).
+    pub(crate) fn wrapping(key: &[u8; 32]) -> Result<Self, Refused> {
+        Self::new(&AES_256_GCM, key)
+    }
 
-/// Decrypts into a place of the same length.
-fn open_with(
-    key: &LessSafeKey,
-    nonce: [u8; NONCE_BYTES],
-    associated: &[u8],
-    sealed: &[u8],
-    tag: &[u8; TAG_BYTES],
-    plaintext: &mut [u8],
-) -> Result<(), Refused> {
-    let nonce = Nonce::assume_unique_for_key(nonce);
-    key.open_separate_gather(nonce, Aad::from(associated), sealed, tag, plaintext)
-        .map_err(|_| Refused)
-}
-
-/// A key that seals many things, ready for use: AES-256-GCM (NIST SP 800-38D) under nonces that are random,
-/// of which a key bears 2^32 (§8.3).
-pub(crate) struct WrappingKey(LessSafeKey);
-
-impl WrappingKey {
-    /// The key with these bytes.
-    pub(crate) fn new(key: &[u8; 32]) -> Result<Self, Refused> {
-        Ok(Self(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).map_err(|_| Refused)?)))
+    fn new(algorithm: &'static Algorithm, key: &[u8; 32]) -> Result<Self, Refused> {
+        Ok(Self(LessSafeKey::new(UnboundKey::new(algorithm, key).map_err(|_| Refused)?)))
     }
 
     /// Encrypts in place; the tag.
@@ -88,7 +63,9 @@ impl WrappingKey {
         associated: &[u8],
         buffer: &mut [u8],
     ) -> Result<[u8; TAG_BYTES], Refused> {
-        seal_with(&self.0, nonce, associated, buffer)
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(associated), buffer);
+        tag.map_err(|_| Refused)?.as_ref().try_into().map_err(|_| Refused)
     }
 
     /// Decrypts into a place of the same length.
@@ -100,7 +77,10 @@ impl WrappingKey {
         tag: &[u8; TAG_BYTES],
         plaintext: &mut [u8],
     ) -> Result<(), Refused> {
-        open_with(&self.0, nonce, associated, sealed, tag, plaintext)
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let opened =
+            self.0.open_separate_gather(nonce, Aad::from(associated), sealed, tag, plaintext);
+        opened.map_err(|_| Refused)
     }
 }
 
@@ -128,7 +108,7 @@ mod tests {
             assert_eq!(*open(&key, nonce, &associated, &theirs, &tag).unwrap(), plaintext);
             assert!(open(&key, nonce, &associated[1..], &theirs, &tag).is_err());
 
-            let wrapping = WrappingKey::new(&key).unwrap();
+            let wrapping = Cipher::wrapping(&key).unwrap();
             let (mut ours, mut theirs) = (plaintext.clone(), plaintext.clone());
             let tag = wrapping.seal(nonce, &associated, &mut ours).unwrap();
             let theirs_tag = Aes256Gcm::new(&key.into())

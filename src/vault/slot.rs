@@ -13,11 +13,11 @@
 //!    124      4  CRC-32C of all before it
 //! ```
 //!
-//! Numbers are big-endian. The plaintext is sealed with AES-256-GCM under the master key of the epoch, which
-//! every start asks of every slot: it is the cipher that processors have instructions for. The nonce is
-//! random; within an epoch a slot is sealed twice at most, live and as a tombstone. Slot number, epoch,
-//! state and head are associated data, so that no slot passes for another. A free slot is 128 zeros. The
-//! plaintext of a destroyed slot is a fingerprint of its key and zeros, and so is its head.
+//! Numbers are big-endian. The plaintext is sealed with AES-256-GCM under the master key of the epoch:
+//! every start opens every slot, and processors have instructions for this cipher. The nonce is random;
+//! within an epoch a slot is sealed twice at most, live and as a tombstone. Slot number, epoch, state and
+//! head are associated data, so that no slot passes for another. A free slot is 128 zeros. The plaintext
+//! of a destroyed slot is a fingerprint of its key and zeros, and so is its head.
 //!
 //! A slot lies within one 512-byte sector, which a disk writes whole or not at all.
 
@@ -31,7 +31,7 @@ use super::master::MasterKey;
 use super::{Fingerprint, KeyName, NewKey, VaultError};
 use crate::domain::{LicenseId, NoticeId, Position, SubjectId};
 use crate::log::record::KeySlot;
-use crate::seal::cipher::{NONCE_BYTES, WrappingKey};
+use crate::seal::cipher::{Cipher, NONCE_BYTES};
 use crate::seal::{DataKey, LookupTag, TAG_BYTES};
 
 /// The length of a slot.
@@ -59,14 +59,14 @@ pub(super) enum Content {
 
 /// The master key, ready to seal and open slots.
 pub(super) struct Wrap {
-    key: WrappingKey,
+    key: Cipher,
     pub(super) epoch: u32,
 }
 
 impl Wrap {
     pub(super) fn new(master: &MasterKey) -> Result<Self, VaultError> {
         // It takes any 32 bytes, where there is memory.
-        let key = WrappingKey::new(&master.key)
+        let key = Cipher::wrapping(&master.key)
             .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         Ok(Self { key, epoch: master.epoch })
     }
